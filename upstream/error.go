@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // A Code is the kind of a failure, by which the agent decides what to do.
@@ -78,4 +80,41 @@ func CodeOf(err error) Code {
 		return e.Code
 	}
 	return Unavailable
+}
+
+// CodeOfStatus is what an HTTP status means where the vendor says nothing more
+// precise. A 401 says nothing of the item: it is about who asks.
+func CodeOfStatus(status int) Code {
+	switch status {
+	case 403:
+		return Denied
+	case 404, 410:
+		return NotFound
+	case 429:
+		return Busy
+	case 400, 405, 409, 413, 415, 422:
+		return Invalid
+	}
+	return Unavailable
+}
+
+// OneLine makes a vendor's sentence fit for Error.Text: one line of printable
+// text, at most 200 bytes.
+func OneLine(s string) string {
+	const limit = 200
+	s = strings.Map(func(r rune) rune {
+		if r == utf8.RuneError || !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, s)
+	s = strings.Join(strings.Fields(s), " ")
+	if len(s) <= limit {
+		return s
+	}
+	s = s[:limit-len("…")]
+	for !utf8.ValidString(s) {
+		s = s[:len(s)-1]
+	}
+	return s + "…"
 }

@@ -165,9 +165,20 @@ func (f *Faults) wrongCA() bool {
 	return f.take(func(x *Fault) bool { return x.Kind == FaultWrongCA }) != nil
 }
 
+// strange reports whether the next handshake has to go wrong.
+func (f *Faults) strange() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.ContainsFunc(f.list, func(x *Fault) bool { return x.Kind == FaultWrongCA && x.Skip == 0 })
+}
+
 // Wrap returns next as seen through the faults.
 func (f *Faults) Wrap(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if f.strange() {
+			// A connection from before: its caller has to meet the new server.
+			panic(http.ErrAbortHandler)
+		}
 		fault := f.take(func(x *Fault) bool {
 			return x.Kind != FaultWrongCA &&
 				(x.Method == "" || x.Method == r.Method) && (x.Path == "" || matchPath(x.Path, r.URL.Path))
