@@ -1,0 +1,48 @@
+# Everything that a developer or CI does with Signet. `make run` and `make test`
+# are all that a new machine needs; both install what is missing.
+
+GO      ?= go
+TOOL    := $(GO) tool -modfile=internal/tools/go.mod
+SUDO    := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+
+# Debian packages: what `make run` needs, and what the tests need besides.
+RUN_PACKAGES  := gcc libc6-dev make softhsm2 opensc curl
+TEST_PACKAGES := $(RUN_PACKAGES) systemd dbus polkitd iproute2 procps util-linux openssl
+
+.PHONY: build run test lint deps deps-run clean
+
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/signet ./cmd/signet-sim
+	CGO_ENABLED=1 $(GO) build -trimpath -ldflags '-s -w' -o bin/ ./cmd/signet-hsm
+
+# A whole throwaway host under .run/, until Ctrl-C.
+run: deps-run build
+	@bin/signet-sim host --dir .run
+
+test: deps build
+	SIGNET_NEED_SOFTHSM=1 SIGNET_NEED_SYSTEMD=1 $(GO) test -race -shuffle=on -timeout 14m ./...
+
+lint:
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo 'run gofmt -w on these'; exit 1; }
+	$(GO) vet ./...
+	$(TOOL) staticcheck ./...
+
+# Installs what is missing of PACKAGES, and says nothing when nothing is.
+define install
+	@missing=$$(for p in $(1); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q ' installed$$' || echo $$p; done); \
+	if [ -n "$$missing" ]; then \
+	  echo "installing: $$missing"; \
+	  $(SUDO) apt-get update -qq && DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	fi
+endef
+
+deps:
+	$(call install,$(TEST_PACKAGES))
+
+deps-run:
+	$(call install,$(RUN_PACKAGES))
+
+clean:
+	rm -rf bin dist .run

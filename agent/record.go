@@ -1,0 +1,189 @@
+package agent
+
+import (
+	"hash/fnv"
+	"time"
+
+	"github.com/signet-agent/signet/upstream"
+)
+
+// A record is everything the agent remembers about one certificate. It is on
+// disk before each step that cannot be taken back, so that what to do next can
+// always be read off from facts, and never depends on where the program was
+// when it stopped.
+type record struct {
+	Current version   // what apps and upstreams are shown; zero before the first
+	Next    version   // what is being made, if anything
+	Old     []version // what it replaced, oldest first; kept for a grace time
+
+	// Asked is what an operator asked for and has not got yet.
+	Asked asked `json:",omitempty"`
+
+	Failures int       `json:",omitempty"` // in a row
+	RetryAt  time.Time `json:",omitzero"`  // after a failure, no step is taken before this
+	Error    string    `json:",omitempty"` // the last failure, until a success
+	ErrorAt  time.Time `json:",omitzero"`
+	// Lost says what an administrator has to do where a single-use call was
+	// carried out and its answer lost. No step is taken until he has.
+	Lost string `json:",omitempty"`
+}
+
+// A version is one key pair and, once issued, its certificate.
+type version struct {
+	KeyID      string               // in the keyring; "" in the zero version, which is none
+	Generation int                  // of the key: host#1 is 1
+	KeyMade    time.Time            `json:",omitzero"`
+	Kind       upstream.RequestKind // how its certificate was asked for
+	CSR        []byte               `json:",omitempty"` // made, and so is the key
+	// Sent says that the request is about to be sent, or was. Whoever finds it
+	// set after a start must take it that it may have been carried out.
+	Sent        bool      `json:",omitempty"`
+	Compromised bool      `json:",omitempty"` // the key that this one replaces is
+	Chain       [][]byte  `json:",omitempty"` // leaf first; nil until issued and checked
+	ReceivedAt  time.Time `json:",omitzero"`
+	NotBefore   time.Time `json:",omitzero"`  // of the leaf
+	NotAfter    time.Time `json:",omitzero"`  // of the leaf
+	RenewAt     time.Time `json:",omitzero"`  // reckoned once, when the chain arrives
+	RotateAt    time.Time `json:",omitzero"`  // when the key is due; zero if never
+	Proven      bool      `json:",omitempty"` // it worked once
+	DropAt      time.Time `json:",omitzero"`  // when it may be forgotten; set on replacement
+}
+
+func (v version) exists() bool { return v.KeyID != "" }
+
+// asked is what an operator can ask for.
+type asked string
+
+const (
+	askedNothing     asked = ""
+	askedRenew       asked = "renew"
+	askedRotate      asked = "rotate"
+	askedCompromised asked = "rotate --compromised"
+)
+
+// A step is the one thing to do now.
+type step string
+
+const (
+	stepWait    step = "wait"    // nothing, until the time that next gives
+	stepReserve step = "reserve" // choose the next key's ID and write it down
+	stepMake    step = "make"    // make that key if it is not there, and its request
+	stepSubmit  step = "submit"  // send the request, check what comes back
+	stepProve   step = "prove"   // see it work
+	stepPublish step = "publish" // hand Next to the sinks, then call it Current
+	stepRetire  step = "retire"  // forget Old[0], and destroy its key if no other version has it
+)
+
+// next reports what to do at now, and for stepWait until when, which is always
+// after now. It has no effects and reads no clock. enrolled says whether a
+// first certificate can be asked for: issuers that want one-time credentials
+// cannot be asked before somebody brings them.
+func (r *record) next(now time.Time, enrolled bool) (step, time.Time) {
+	if r.Lost != "" {
+		return stepWait, now.Add(waitForOperator)
+	}
+	if now.Before(r.RetryAt) {
+		return stepWait, r.RetryAt
+	}
+	switch n := r.Next; {
+	case n.Chain != nil && n.Proven:
+		return stepPublish, now
+	case n.Chain != nil:
+		return stepProve, now
+	case n.CSR != nil && n.Kind == upstream.Register && !enrolled:
+		return stepWait, now.Add(waitForOperator)
+	case n.CSR != nil:
+		return stepSubmit, now
+	case n.exists():
+		return stepMake, now
+	case len(r.Old) > 0 && !now.Before(r.Old[0].DropAt):
+		return stepRetire, now
+	case r.Asked != askedNothing, !now.Before(r.due()): // true of the zero record too
+		return stepReserve, now
+	}
+	until := r.due()
+	if len(r.Old) > 0 && r.Old[0].DropAt.Before(until) {
+		until = r.Old[0].DropAt
+	}
+	return stepWait, until
+}
+
+// waitForOperator is how long next waits for what only a person can bring; it
+// bounds nothing, as whoever brings it wakes the rotator.
+const waitForOperator = 24 * time.Hour
+
+// due is when Current has to be replaced.
+func (r *record) due() time.Time {
+	at := r.Current.RenewAt
+	if rot := r.Current.RotateAt; !rot.IsZero() && rot.Before(at) {
+		at = rot
+	}
+	return at
+}
+
+// kind says how Current is to be replaced at now: by the same key unless the
+// key is due or was asked to go.
+func (r *record) kind(now time.Time) upstream.RequestKind {
+	rot := r.Current.RotateAt
+	switch {
+	case !r.Current.exists():
+		return upstream.Register
+	case r.Asked == askedRotate, r.Asked == askedCompromised, !rot.IsZero() && !now.Before(rot):
+		return upstream.Rotate
+	}
+	return upstream.Renew
+}
+
+// keyInUse reports whether a version other than skip (an index of Old) has the key.
+func (r *record) keyInUse(id string, skip int) bool {
+	if r.Current.KeyID == id || r.Next.KeyID == id {
+		return true
+	}
+	for i, v := range r.Old {
+		if i != skip && v.KeyID == id {
+			return true
+		}
+	}
+	return false
+}
+
+// renewAt reckons when to replace a certificate: at two thirds of its life or
+// 30 days before its end, whichever is earlier, less up to a tenth of its life
+// so that hosts installed together do not renew together. A certificate is not
+// replaced in the first third of its life. The life is counted from when the
+// certificate was received: some issuers date it back (facts: a day).
+func renewAt(received, notAfter time.Time, share float64) time.Time {
+	life := notAfter.Sub(received)
+	if life <= 0 {
+		return received
+	}
+	at := life * 2 / 3
+	if early := life - 30*day; early > 0 {
+		at = min(at, max(early, life/3+life/10))
+	}
+	return received.Add(at - time.Duration(share*float64(life/10)))
+}
+
+const day = 24 * time.Hour
+
+// rotateAt reckons when a key made at made is to be replaced; zero if never.
+func rotateAt(made time.Time, every time.Duration, share float64) time.Time {
+	if every <= 0 {
+		return time.Time{}
+	}
+	return made.Add(every - time.Duration(share*float64(every/10)))
+}
+
+// share is a number in [0,1) that is always the same for one item on one host
+// and spread evenly over hosts: the jitter of everything planned long ahead.
+func share(host, item string) float64 {
+	h := fnv.New64a()
+	h.Write([]byte(host))
+	h.Write([]byte{0})
+	h.Write([]byte(item))
+	// fnv spreads the last bytes badly into the high bits; multiply once more.
+	x := h.Sum64() * 0x9E3779B97F4A7C15
+	x ^= x >> 32
+	x *= 0xD6E8FEB86659FD93
+	return float64(x>>11) / (1 << 53)
+}

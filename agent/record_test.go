@@ -1,0 +1,137 @@
+package agent
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/signet-agent/signet/upstream"
+)
+
+func TestNext(t *testing.T) {
+	noon := time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC)
+	before, after := noon.Add(-time.Hour), noon.Add(time.Hour)
+	chain := [][]byte{{1}}
+	fresh := version{KeyID: "k1", CSR: []byte{1}, Chain: chain, Proven: true, RenewAt: after}
+	stale := version{KeyID: "k1", CSR: []byte{1}, Chain: chain, Proven: true, RenewAt: before}
+	made := version{KeyID: "k2", CSR: []byte{1}, Kind: upstream.Renew}
+	first := version{KeyID: "k1", CSR: []byte{1}, Kind: upstream.Register}
+	sent := made
+	sent.Sent = true
+	issued := made
+	issued.Chain = chain
+
+	for _, tt := range []struct {
+		name    string
+		rec     record
+		pending bool // one-time credentials are wanted and not there
+		want    step
+		at      time.Time // checked for stepWait only
+	}{
+		{name: "first start", rec: record{}, want: stepReserve},
+		{name: "crashed after reserve", rec: record{Next: version{KeyID: "k1"}}, want: stepMake},
+		{name: "key made, waiting to be enrolled", rec: record{Next: first}, pending: true, want: stepWait, at: noon.Add(waitForOperator)},
+		{name: "key made, enrolled", rec: record{Next: first}, want: stepSubmit},
+		{name: "a renewal needs no enrolment", rec: record{Current: stale, Next: made}, pending: true, want: stepSubmit},
+		{name: "crashed after sending", rec: record{Current: stale, Next: sent}, want: stepSubmit},
+		{name: "issued", rec: record{Current: stale, Next: issued}, want: stepProve},
+		{name: "proven", rec: record{Current: stale, Next: fresh}, want: stepPublish},
+		{name: "fresh", rec: record{Current: fresh}, want: stepWait, at: after},
+		{name: "renewal due", rec: record{Current: stale}, want: stepReserve},
+		{name: "renewal due to the second", rec: record{Current: version{KeyID: "k1", RenewAt: noon}}, want: stepReserve},
+		{name: "rotation due before renewal", rec: record{Current: version{KeyID: "k1", RenewAt: after, RotateAt: before}}, want: stepReserve},
+		{name: "asked to renew", rec: record{Current: fresh, Asked: askedRenew}, want: stepReserve},
+		{name: "failed lately", rec: record{Current: stale, RetryAt: after}, want: stepWait, at: after},
+		{name: "failed, wait over", rec: record{Current: stale, RetryAt: noon}, want: stepReserve},
+		{name: "answer lost for good", rec: record{Current: stale, Next: sent, Lost: "call the administrator"}, want: stepWait, at: noon.Add(waitForOperator)},
+		{name: "old key in its grace", rec: record{Current: fresh, Old: []version{{KeyID: "k0", DropAt: noon.Add(time.Minute)}}}, want: stepWait, at: noon.Add(time.Minute)},
+		{name: "old key's grace over", rec: record{Current: fresh, Old: []version{{KeyID: "k0", DropAt: noon}}}, want: stepRetire},
+		{name: "publishing comes before tidying", rec: record{Next: fresh, Old: []version{{KeyID: "k0", DropAt: before}}}, want: stepPublish},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got, at := tt.rec.next(noon, !tt.pending)
+			if got != tt.want {
+				t.Fatalf("step %v, want %v", got, tt.want)
+			}
+			if got == stepWait && !at.Equal(tt.at) {
+				t.Errorf("until %v, want %v", at, tt.at)
+			}
+		})
+	}
+}
+
+func TestRenewalIsDueAtTwoThirdsOrThirtyDaysAhead(t *testing.T) {
+	start := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+	for _, tt := range []struct {
+		life, want time.Duration
+	}{
+		{2 * time.Minute, 80 * time.Second},
+		{24 * time.Hour, 16 * time.Hour},
+		{30 * day, 20 * day},
+		{45 * day, 45 * day * 13 / 30}, // 30 days ahead would be in its first third
+		{80 * day, 50 * day},
+		{90 * day, 60 * day},
+		{365 * day, 365 * day * 2 / 3},
+	} {
+		if got := renewAt(start, start.Add(tt.life), 0).Sub(start); got != tt.want {
+			t.Errorf("life %v: renewed after %v, want %v", tt.life, got, tt.want)
+		}
+		early := renewAt(start, start.Add(tt.life), 0.999).Sub(start)
+		if early < tt.want-tt.life/10 || early < tt.life/3 {
+			t.Errorf("life %v: the earliest host renews after %v", tt.life, early)
+		}
+	}
+}
+
+// A thousand hosts with one configuration: the busiest minute of the window in
+// which they renew holds less than three times the mean.
+func TestHostsSpreadTheirRenewals(t *testing.T) {
+	start := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+	const hosts = 1000
+	life := 24 * time.Hour
+	perMinute := map[int]int{}
+	for i := range hosts {
+		at := renewAt(start, start.Add(life), share(fmt.Sprintf("host%d.example", i), "web"))
+		perMinute[int(at.Sub(start)/time.Minute)]++
+	}
+	mean := float64(hosts) / (float64(life/10) / float64(time.Minute))
+	busiest := 0
+	// The mean is 7 a minute; single minutes of so few scatter by chance alone,
+	// so the bound is checked over every stretch of five minutes.
+	for m := range int(life / time.Minute) {
+		n := 0
+		for k := range 5 {
+			n += perMinute[m+k]
+		}
+		busiest = max(busiest, n)
+	}
+	if float64(busiest) >= 3*mean*5 {
+		t.Errorf("busiest five minutes: %d renewals, mean %.1f", busiest, mean*5)
+	}
+	one := 0
+	for _, n := range perMinute {
+		one = max(one, n)
+	}
+	if float64(one) >= 3*mean {
+		t.Errorf("busiest minute: %d renewals, mean %.1f", one, mean)
+	}
+}
+
+func TestJitterIsStable(t *testing.T) {
+	if share("a", "web") != share("a", "web") || share("a", "web") == share("b", "web") || share("a", "web") == share("a", "db") {
+		t.Error("share is not a function of host and item")
+	}
+}
+
+func TestBackoffNeverZeroAndBounded(t *testing.T) {
+	for n := 1; n < 100; n++ {
+		for range 20 {
+			if w := backoff(n, 0); w <= 0 || w > time.Hour {
+				t.Fatalf("try %d: %v", n, w)
+			}
+			if w := backoff(n, 2*time.Minute); w <= 0 || w > 6*time.Second {
+				t.Fatalf("try %d of a two-minute certificate: %v", n, w)
+			}
+		}
+	}
+}

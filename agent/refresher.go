@@ -1,0 +1,362 @@
+package agent
+
+import (
+	"container/heap"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/signet-agent/signet/sinks"
+	"github.com/signet-agent/signet/upstream"
+)
+
+// A refresher keeps all secrets as fresh as they can be. One goroutine looks
+// what is due; each fetch has its own, so that one slow item delays no other.
+type refresher struct {
+	host     string
+	sealer   *sealer
+	save     func(name string, blob []byte) error
+	publish  func(*sinks.Secret)
+	withdraw func(name string, code upstream.Code, text string)
+	emit     func(event)
+	log      *slog.Logger
+
+	mu    sync.Mutex
+	items map[string]*secretItem // the map itself never changes after start
+	queue dueQueue               // guarded by mu
+	wake  chan struct{}          // the head of queue has changed
+}
+
+// A secretItem is one secret and what is known of it.
+type secretItem struct {
+	name  string
+	spec  secretSpec
+	share float64
+	fetch func(context.Context) (upstream.Secret, error)
+	slots chan struct{} // bounds the fetches under way per upstream
+
+	// guarded by refresher.mu
+	held   *held
+	due    time.Time
+	index  int     // in the queue; -1 while a fetch is under way
+	flight *flight // the fetch under way, if any
+	refuse bucket  // for reports that a value did not work
+}
+
+// A flight is a fetch under way, which everybody who needs it waits for.
+type flight struct {
+	done chan struct{}
+	err  error // valid when done is closed
+}
+
+// maxFetches is how many fetches from one upstream are under way at once.
+const maxFetches = 8
+
+// load takes up what is known of the secrets from before and publishes what is
+// still good. blobs are the sealed entries of the store.
+func (r *refresher) load(blobs map[string][]byte) {
+	r.wake = make(chan struct{}, 1)
+	for name, it := range r.items {
+		it.held = &held{}
+		if blob, ok := blobs[name]; ok {
+			h, err := unmarshalHeld(r.sealer, name, blob)
+			if err != nil {
+				r.log.Error("cached secret not used; it will be fetched anew", "secret", name, "err", err)
+			} else {
+				it.held = h
+			}
+		}
+		if !it.held.FetchedAt.IsZero() {
+			r.publish(it.spec.item(name, it.held))
+		}
+		it.due = it.spec.due(it.held, it.share)
+		heap.Push(&r.queue, it)
+	}
+}
+
+// run fetches what is due until ctx is done.
+func (r *refresher) run(ctx context.Context) error {
+	for {
+		r.mu.Lock()
+		now := time.Now()
+		for len(r.queue) > 0 && !now.Before(r.queue[0].due) {
+			r.start(ctx, r.queue[0])
+		}
+		wait := time.Minute // a clock that was set must not put a fetch off for long
+		if len(r.queue) > 0 {
+			wait = min(wait, time.Until(r.queue[0].due))
+		}
+		r.mu.Unlock()
+
+		t := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			r.settle()
+			return nil
+		case <-r.wake:
+			t.Stop()
+		case <-t.C:
+		}
+	}
+}
+
+// settle waits until no fetch is under way.
+func (r *refresher) settle() {
+	for _, it := range r.items {
+		r.mu.Lock()
+		f := it.flight
+		r.mu.Unlock()
+		if f != nil {
+			<-f.done
+		}
+	}
+}
+
+// start begins a fetch of it, or returns the one under way. The caller holds mu.
+func (r *refresher) start(ctx context.Context, it *secretItem) *flight {
+	if it.flight != nil {
+		return it.flight
+	}
+	if it.index >= 0 {
+		heap.Remove(&r.queue, it.index)
+	}
+	f := &flight{done: make(chan struct{})}
+	it.flight = f
+	go r.fly(ctx, it, f)
+	return f
+}
+
+// fly makes one fetch and takes up its answer.
+func (r *refresher) fly(ctx context.Context, it *secretItem, f *flight) {
+	defer close(f.done)
+	var answer upstream.Secret
+	var err error
+	asked := time.Now()
+	select {
+	case it.slots <- struct{}{}:
+		asked = time.Now() // a value is true from when it was asked for, not from when it arrived
+		answer, err = it.fetch(ctx)
+		<-it.slots
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	if err != nil && ctx.Err() != nil {
+		f.err = fmt.Errorf("secret %q: the agent is stopping", it.name)
+		r.mu.Lock()
+		it.flight = nil
+		r.mu.Unlock()
+		return
+	}
+	if err == nil {
+		err = r.accept(it, answer, asked)
+	}
+	if err != nil {
+		r.refusedBy(it, err)
+	}
+	f.err = err
+
+	r.mu.Lock()
+	it.flight = nil
+	it.due = it.spec.due(it.held, it.share)
+	heap.Push(&r.queue, it)
+	r.mu.Unlock()
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// accept takes up an answer: sealed, saved, and only then published.
+func (r *refresher) accept(it *secretItem, a upstream.Secret, asked time.Time) error {
+	if err := wholesome(a); err != nil {
+		return &upstream.Error{Upstream: it.spec.Upstream, Op: "read secret", Item: it.name, Code: upstream.Unavailable, Err: err}
+	}
+	r.mu.Lock()
+	before := it.held
+	r.mu.Unlock()
+	h, changed := before.answered(a, asked)
+	if changed {
+		for k, v := range h.Fields {
+			h.Fields[k] = r.sealer.keep(sealedAs(it.name), v)
+		}
+	}
+	blob, err := h.marshal(r.sealer, it.name)
+	if err == nil {
+		err = r.save(it.name, blob)
+	}
+	if err != nil {
+		return fmt.Errorf("secret %q: write state: %w", it.name, err)
+	}
+	r.set(it, h)
+	r.publish(it.spec.item(it.name, h))
+	if changed {
+		r.log.Info("secret changed", "secret", it.name, "version", h.Version, "rotates_at", it.spec.bounds(h).RotatesAt)
+		r.emit(event{Type: eventSecretChanged, Name: it.name, Version: h.Version, At: time.Now()})
+	}
+	if before.Failures > 0 {
+		r.log.Info("secret is fetched again", "secret", it.name, "after_tries", before.Failures)
+	}
+	return nil
+}
+
+// wholesome refuses an answer that would deliver nothing (failures T29, T59).
+func wholesome(a upstream.Secret) error {
+	for _, v := range a.Fields {
+		if len(v.Reveal()) > 0 {
+			return nil
+		}
+	}
+	return errors.New("the upstream sent an empty value")
+}
+
+// refusedBy takes up a failure. A definite refusal purges the value at once.
+func (r *refresher) refusedBy(it *secretItem, err error) {
+	r.mu.Lock()
+	before := it.held
+	r.mu.Unlock()
+	now := time.Now()
+	h := before.failed(err, now, fetchBackoff(before.Failures+1, err))
+	r.set(it, h)
+	r.log.Warn("secret not fetched", "secret", it.name, "err", err, "tries", h.Failures, "retry_at", h.RetryAt)
+	r.emit(event{Type: eventFetchFailed, Name: it.name, Error: err.Error(), At: now})
+	if h.Gone == "" || before.FetchedAt.IsZero() && before.Gone == h.Gone {
+		return
+	}
+	r.withdraw(it.name, h.Gone, err.Error())
+	r.emit(event{Type: eventSecretWithdrawn, Name: it.name, Error: err.Error(), At: now})
+	blob, merr := h.marshal(r.sealer, it.name)
+	if merr == nil {
+		merr = r.save(it.name, blob)
+	}
+	if merr != nil {
+		r.log.Error("purged secret is still in the store, sealed", "secret", it.name, "err", merr)
+	}
+}
+
+func (r *refresher) set(it *secretItem, h *held) {
+	r.mu.Lock()
+	it.held = h
+	r.mu.Unlock()
+}
+
+// fetchBackoff is the time to wait after n failures in a row: from a second,
+// doubling up to a minute (five where the upstream said no), and a random half
+// of that, never nothing.
+func fetchBackoff(n int, err error) time.Duration {
+	limit := time.Minute
+	if definite(err) {
+		limit = 5 * time.Minute
+	}
+	wait := min(time.Second<<min(n-1, 9), limit)
+	wait = wait/2 + rand.N(wait/2) + 1
+	if e, ok := errors.AsType[*upstream.Error](err); ok {
+		wait = max(wait, e.RetryAfter)
+	}
+	return wait
+}
+
+// join waits for a usable value of the secret: at once if there is one, else by
+// the fetch under way, beginning one unless the last one failed just now.
+func (r *refresher) join(ctx context.Context, fly context.Context, name string) error {
+	it, ok := r.items[name]
+	if !ok {
+		return &refusal{"not-found", fmt.Sprintf("secret %q is not configured", name)}
+	}
+	r.mu.Lock()
+	now := time.Now()
+	h := it.held
+	if !h.FetchedAt.IsZero() && now.Before(it.spec.bounds(h).UsableUntil) {
+		r.mu.Unlock()
+		return nil
+	}
+	if it.flight == nil && h.Failures > 0 && now.Before(h.RetryAt) {
+		r.mu.Unlock()
+		return h.Error
+	}
+	f := r.start(fly, it)
+	r.mu.Unlock()
+	return f.wait(ctx)
+}
+
+// refused takes the report that a version did not work: if it is still the one
+// that is held, the upstream is asked again, within the limits of the bucket.
+func (r *refresher) refused(ctx context.Context, fly context.Context, name, version string) error {
+	it, ok := r.items[name]
+	if !ok {
+		return &refusal{"not-found", fmt.Sprintf("secret %q is not configured", name)}
+	}
+	r.mu.Lock()
+	if it.held.Version != version || it.flight == nil && !it.refuse.take(time.Now()) {
+		r.mu.Unlock()
+		return nil
+	}
+	f := r.start(fly, it)
+	r.mu.Unlock()
+	return f.wait(ctx)
+}
+
+func (f *flight) wait(ctx context.Context) error {
+	select {
+	case <-f.done:
+		return f.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// snapshot is what is known of a secret now, and when it is fetched next.
+func (r *refresher) snapshot(name string) (*held, time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	it := r.items[name]
+	return it.held, it.due
+}
+
+// A bucket lets three through at once and then one in five seconds. Its zero
+// value is full.
+type bucket struct {
+	used float64
+	at   time.Time
+}
+
+func (b *bucket) take(now time.Time) bool {
+	b.used = max(0, b.used-now.Sub(b.at).Seconds()/5)
+	b.at = now
+	if b.used > 2 {
+		return false
+	}
+	b.used++
+	return true
+}
+
+// A dueQueue is a heap of items by when they are due.
+type dueQueue []*secretItem
+
+func (q dueQueue) Len() int           { return len(q) }
+func (q dueQueue) Less(i, j int) bool { return q[i].due.Before(q[j].due) }
+func (q dueQueue) Swap(i, j int) {
+	q[i], q[j] = q[j], q[i]
+	q[i].index, q[j].index = i, j
+}
+
+// Push is for container/heap.
+func (q *dueQueue) Push(x any) {
+	it := x.(*secretItem)
+	it.index = len(*q)
+	*q = append(*q, it)
+}
+
+// Pop is for container/heap.
+func (q *dueQueue) Pop() any {
+	old := *q
+	it := old[len(old)-1]
+	old[len(old)-1] = nil
+	*q = old[:len(old)-1]
+	it.index = -1
+	return it
+}

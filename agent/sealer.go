@@ -1,0 +1,99 @@
+package agent
+
+import (
+	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/rand"
+	"errors"
+	"fmt"
+
+	"github.com/signet-agent/signet/internal/secret"
+)
+
+// A sealer keeps what must not be readable without the HSM: with AES-256-GCM,
+// under a data key that only the HSM can unwrap. What a blob is of is bound
+// into it, so that blobs cannot be exchanged for one another.
+type sealer struct{ aead cipher.AEAD }
+
+// A wrapper wraps and unwraps the data key; the HSM's token is one.
+type wrapper interface {
+	Wrap(ctx context.Context, plain []byte) ([]byte, error)
+	Unwrap(ctx context.Context, blob []byte) ([]byte, error)
+}
+
+// A shelf keeps small things durably by name; the store is one. Meta reports
+// nil for what is not there.
+type shelf interface {
+	Meta(name string) ([]byte, error)
+	SetMeta(name string, value []byte) error
+}
+
+// metaDataKey is where the wrapped data key lies.
+const metaDataKey = "data-key"
+
+// openSealer unwraps the data key, or makes one where there is none yet.
+func openSealer(ctx context.Context, hsm wrapper, s shelf) (*sealer, error) {
+	blob, err := s.Meta(metaDataKey)
+	if err != nil {
+		return nil, fmt.Errorf("read the wrapped data key: %w", err)
+	}
+	var key []byte
+	if blob != nil {
+		if key, err = hsm.Unwrap(ctx, blob); err != nil {
+			return nil, fmt.Errorf("unwrap the data key: %w", err)
+		}
+	} else {
+		key = make([]byte, 32)
+		rand.Read(key)
+		if blob, err = hsm.Wrap(ctx, key); err != nil {
+			return nil, fmt.Errorf("wrap a new data key: %w", err)
+		}
+		if err := s.SetMeta(metaDataKey, blob); err != nil {
+			return nil, fmt.Errorf("keep the wrapped data key: %w", err)
+		}
+	}
+	defer clear(key)
+	return newSealer(key)
+}
+
+func newSealer(key []byte) (*sealer, error) {
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, fmt.Errorf("data key: %w", err)
+	}
+	aead, err := cipher.NewGCMWithRandomNonce(block)
+	if err != nil {
+		return nil, fmt.Errorf("data key: %w", err)
+	}
+	return &sealer{aead}, nil
+}
+
+// seal seals plain as what of says.
+func (s *sealer) seal(of string, plain []byte) []byte {
+	return s.aead.Seal(nil, nil, plain, []byte(of))
+}
+
+// open opens what seal sealed as the same.
+func (s *sealer) open(of string, blob []byte) ([]byte, error) {
+	plain, err := s.aead.Open(nil, nil, blob, []byte(of))
+	if err != nil {
+		return nil, fmt.Errorf("sealed %s: %w", of, errTampered)
+	}
+	return plain, nil
+}
+
+// errTampered is all that can be known of a blob that does not open.
+var errTampered = errors.New("was changed, belongs to another item, or was sealed on another host")
+
+// keep is v held sealed in memory and opened at each use.
+func (s *sealer) keep(of string, v secret.Value) secret.Value {
+	blob := s.seal(of, v.Reveal())
+	return secret.Lazy(func() []byte {
+		plain, err := s.open(of, blob)
+		if err != nil {
+			return nil // memory was changed under us; an empty value is never delivered
+		}
+		return plain
+	})
+}

@@ -1,0 +1,157 @@
+package agent
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/signet-agent/signet/internal/secret"
+	"github.com/signet-agent/signet/sinks"
+	"github.com/signet-agent/signet/upstream"
+)
+
+// A secretSpec is what the configuration says of one secret.
+type secretSpec struct {
+	Upstream string
+	TTL      time.Duration // 0 = what the upstream suggests, else defaultTTL
+	MaxStale time.Duration
+}
+
+const (
+	defaultTTL = 5 * time.Minute
+	// DefaultMaxStale keeps apps running over a weekend night's outage.
+	defaultMaxStale = 24 * time.Hour
+)
+
+// A held is what the agent knows of one secret. It is immutable: each answer or
+// failure makes a new one.
+type held struct {
+	Version   string
+	Count     uint64 // of versions, where the upstream has none of its own
+	Fields    map[string]secret.Value
+	FetchedAt time.Time // zero before the first answer and after a purge
+	Expires   time.Time
+	TTL       time.Duration // the upstream's suggestion
+
+	Failures int
+	RetryAt  time.Time
+	Error    error // the last failure, until a success
+	ErrorAt  time.Time
+	Gone     upstream.Code // why it was purged; "" if it was not
+}
+
+// ttl is how long an answer is taken to be true when nothing else ends it.
+func (s secretSpec) ttl(suggested time.Duration) time.Duration {
+	switch {
+	case s.TTL > 0:
+		return s.TTL
+	case suggested > 0:
+		return suggested
+	}
+	return defaultTTL
+}
+
+func (s secretSpec) bounds(h *held) bounds {
+	return boundsOf(h.FetchedAt, h.Expires, s.ttl(h.TTL), s.MaxStale)
+}
+
+// due is when the secret is to be fetched next.
+func (s secretSpec) due(h *held, share float64) time.Time {
+	if h.Failures > 0 || h.FetchedAt.IsZero() {
+		return h.RetryAt
+	}
+	return s.bounds(h).refreshAt(h.FetchedAt, share)
+}
+
+// item is the secret as sinks are handed it.
+func (s secretSpec) item(name string, h *held) *sinks.Secret {
+	b := s.bounds(h)
+	return &sinks.Secret{
+		Name: name, Version: h.Version, Fields: h.Fields, FetchedAt: h.FetchedAt,
+		FreshUntil: b.FreshUntil, UsableUntil: b.UsableUntil, RotatesAt: b.RotatesAt,
+	}
+}
+
+// answered is what is held after an upstream's answer, and whether the value
+// is another than before.
+func (h *held) answered(a upstream.Secret, asked time.Time) (*held, bool) {
+	n := &held{Version: h.Version, Count: h.Count, Fields: a.Fields, FetchedAt: asked, Expires: a.Expires, TTL: a.TTL}
+	same := !h.FetchedAt.IsZero() && maps.EqualFunc(h.Fields, a.Fields, secret.Value.Equal)
+	switch {
+	case same && (a.Version == "" || a.Version == h.Version):
+		n.Fields = h.Fields
+		return n, false
+	case a.Version != "" && a.Version != h.Version:
+		n.Version = a.Version
+	default:
+		n.Count++
+		n.Version = strconv.FormatUint(n.Count, 10)
+		if n.Version == h.Version { // the upstream's own versions were numbers
+			n.Count++
+			n.Version = strconv.FormatUint(n.Count, 10)
+		}
+	}
+	return n, true
+}
+
+// failed is what is held after a failure: the value as it was, or, after a
+// definite refusal, none.
+func (h *held) failed(err error, now time.Time, wait time.Duration) *held {
+	n := *h
+	n.Failures++
+	n.Error, n.ErrorAt, n.RetryAt = err, now, now.Add(wait)
+	if c := upstream.CodeOf(err); c == upstream.Denied || c == upstream.NotFound {
+		n.Fields, n.FetchedAt, n.Gone = nil, time.Time{}, c
+	}
+	return &n
+}
+
+// sealedSecret is a held as it lies sealed in the store, its bounds inside the
+// seal so that nobody can lengthen a life by editing the file.
+type sealedSecret struct {
+	Version   string            `json:"version"`
+	Count     uint64            `json:"count"`
+	Fields    map[string][]byte `json:"fields"`
+	FetchedAt time.Time         `json:"fetched_at"`
+	Expires   time.Time         `json:"expires,omitzero"`
+	TTL       time.Duration     `json:"ttl,omitempty"`
+}
+
+func sealedAs(name string) string { return "secret " + strconv.Quote(name) }
+
+func (h *held) marshal(s *sealer, name string) ([]byte, error) {
+	p := sealedSecret{Version: h.Version, Count: h.Count, FetchedAt: h.FetchedAt, Expires: h.Expires, TTL: h.TTL, Fields: map[string][]byte{}}
+	for k, v := range h.Fields {
+		p.Fields[k] = v.Reveal()
+	}
+	plain, err := json.Marshal(p)
+	if err != nil {
+		return nil, fmt.Errorf("secret %q: %w", name, err)
+	}
+	defer clear(plain)
+	return s.seal(sealedAs(name), plain), nil
+}
+
+func unmarshalHeld(s *sealer, name string, blob []byte) (*held, error) {
+	plain, err := s.open(sealedAs(name), blob)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(plain)
+	var p sealedSecret
+	if err := json.Unmarshal(plain, &p); err != nil {
+		return nil, fmt.Errorf("sealed secret %q: not as this version writes it", name)
+	}
+	h := &held{Version: p.Version, Count: p.Count, FetchedAt: p.FetchedAt, Expires: p.Expires, TTL: p.TTL, Fields: map[string]secret.Value{}}
+	for k, v := range p.Fields {
+		h.Fields[k] = s.keep(sealedAs(name), secret.New(v))
+		clear(v)
+	}
+	return h, nil
+}
+
+// fieldNames are the names of the fields, sorted.
+func (h *held) fieldNames() []string { return slices.Sorted(maps.Keys(h.Fields)) }

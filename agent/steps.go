@@ -1,0 +1,236 @@
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"time"
+
+	"github.com/signet-agent/signet/upstream"
+)
+
+// names are the subject alternative names of a certificate.
+type names struct {
+	DNS []string
+	IPs []net.IP
+}
+
+// take carries out one step and returns the record as it is after it. Every
+// step can be repeated: a crash between take and save repeats it.
+func (r *rotator) take(ctx context.Context, s step) (record, error) {
+	rec := r.rec
+	var err error
+	switch s {
+	case stepReserve:
+		rec, err = r.reserve(rec)
+	case stepMake:
+		rec.Next, err = r.make(ctx, rec.Next)
+	case stepSubmit:
+		rec.Next, err = r.submit(ctx, rec.Next)
+	case stepProve:
+		rec.Next, err = r.prove(ctx, rec.Next)
+	case stepPublish:
+		rec, err = r.publishNext(ctx, rec)
+	case stepRetire:
+		rec, err = r.retire(ctx, rec)
+	}
+	return rec, err
+}
+
+func (r *rotator) reserve(rec record) (record, error) {
+	now := time.Now()
+	v := version{Kind: rec.kind(now), Compromised: rec.Asked == askedCompromised}
+	if v.Kind == upstream.Renew {
+		v.KeyID, v.Generation, v.KeyMade = rec.Current.KeyID, rec.Current.Generation, rec.Current.KeyMade
+	} else {
+		id, gen, err := r.keys.Reserve(r.name)
+		if err != nil {
+			return rec, fmt.Errorf("reserve a key: %w", err)
+		}
+		v.KeyID, v.Generation, v.KeyMade = id, gen, now
+	}
+	rec.Next, rec.Asked = v, askedNothing
+	return rec, nil
+}
+
+func (r *rotator) make(ctx context.Context, v version) (version, error) {
+	key, err := r.keys.Ensure(ctx, v.KeyID)
+	if err != nil {
+		return v, fmt.Errorf("make key %s#%d: %w", r.name, v.Generation, err)
+	}
+	v.CSR, err = x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
+		Subject:     pkix.Name{CommonName: r.spec.CommonName},
+		DNSNames:    r.spec.Names.DNS,
+		IPAddresses: r.spec.Names.IPs,
+	}, key)
+	if err != nil {
+		return v, fmt.Errorf("sign the certificate request with %s#%d: %w", r.name, v.Generation, err)
+	}
+	return v, nil
+}
+
+// submit sends the request and checks the answer. That it is about to be sent
+// is on disk before it is, because not every issuer can be asked twice.
+func (r *rotator) submit(ctx context.Context, v version) (version, error) {
+	uncertain := v.Sent
+	if !uncertain {
+		sent := r.rec
+		sent.Next.Sent = true
+		if err := r.keep(sent); err != nil {
+			return v, err
+		}
+		v.Sent = true
+	}
+	req := upstream.CertificateRequest{Kind: v.Kind, CSR: v.CSR, Uncertain: uncertain, Compromised: v.Compromised}
+	if r.spec.Life > 0 {
+		req.NotAfter = time.Now().Add(r.spec.Life)
+	}
+	if v.Kind != upstream.Register {
+		cur, err := r.certificate(r.rec.Current)
+		if err != nil {
+			return v, err
+		}
+		req.Current = &cur
+	}
+	if r.given != nil && v.Kind == upstream.Register {
+		req.Username, req.Password = r.given.Username, r.given.Password
+	}
+	issued, err := r.issuer.Issue(ctx, req)
+	if err != nil {
+		// An answer that says no leaves nothing uncertain; no answer does.
+		if e, ok := errors.AsType[*upstream.Error](err); ok && !e.Sent && !uncertain {
+			v.Sent = false
+		}
+		if v.Kind == upstream.Register && definite(err) {
+			r.given = nil
+		}
+		return v, err
+	}
+	return r.accept(v, issued, req.NotAfter)
+}
+
+// definite reports whether an upstream said no to what was asked, so that
+// asking the same again is pointless.
+func definite(err error) bool {
+	switch upstream.CodeOf(err) {
+	case upstream.Denied, upstream.NotFound, upstream.Invalid, upstream.Lost:
+		return true
+	}
+	return false
+}
+
+// accept believes an issued chain, or says why not.
+func (r *rotator) accept(v version, issued upstream.Issued, notAfter time.Time) (version, error) {
+	req, err := x509.ParseCertificateRequest(v.CSR)
+	if err != nil {
+		return v, fmt.Errorf("read back the certificate request: %w", err)
+	}
+	now := time.Now()
+	leaf, err := checkChain(issued.Chain, wanted{
+		Key: req.PublicKey, CommonName: r.spec.CommonName, DNSNames: r.spec.Names.DNS,
+		Usage: r.spec.Usage, NotAfter: notAfter, Roots: r.spec.Roots,
+	}, now)
+	if err != nil {
+		// An issuer that can be asked again is asked again; the record says Sent,
+		// so one that cannot will be asked what happened.
+		return v, fmt.Errorf("refused the certificate that was issued: %w", err)
+	}
+	v.Chain, v.ReceivedAt, v.NotBefore, v.NotAfter = issued.Chain, now, leaf.NotBefore, leaf.NotAfter
+	if cur := r.rec.Current; v.Kind == upstream.Renew && sameChain(cur.Chain, v.Chain) {
+		v.ReceivedAt = cur.ReceivedAt // the issuer saw no need yet: the life is still the old one
+	}
+	s := share(r.host, r.name)
+	v.RenewAt = later(renewAt(v.ReceivedAt, v.NotAfter, s), now.Add(minRenewal(v, now)))
+	v.RotateAt = rotateAt(v.KeyMade, r.spec.RotateEvery, s)
+	return v, nil
+}
+
+// minRenewal is the least time between two renewals, whatever the issuer sends
+// (failures T12, T13): a twentieth of what is left, at least a second.
+func minRenewal(v version, now time.Time) time.Duration {
+	return max(v.NotAfter.Sub(now)/20, time.Second)
+}
+
+// certificate is a version as TLS uses it.
+func (r *rotator) certificate(v version) (tls.Certificate, error) {
+	leaf, err := x509.ParseCertificate(v.Chain[0])
+	if err != nil {
+		return tls.Certificate{}, fmt.Errorf("read back the certificate: %w", err)
+	}
+	return tls.Certificate{Certificate: v.Chain, Leaf: leaf, PrivateKey: r.keys.Signer(v.KeyID, leaf.PublicKey)}, nil
+}
+
+func (r *rotator) prove(ctx context.Context, v version) (version, error) {
+	cert, err := r.certificate(v)
+	if err != nil {
+		return v, err
+	}
+	if err := r.issuer.Prove(ctx, cert); err != nil {
+		return v, fmt.Errorf("the new certificate did not work: %w", err)
+	}
+	v.Proven = true
+	return v, nil
+}
+
+func (r *rotator) publishNext(ctx context.Context, rec record) (record, error) {
+	if err := r.publish(ctx, rec.Next); err != nil {
+		return rec, fmt.Errorf("publish: %w", err)
+	}
+	now := time.Now()
+	next, old := rec.Next, rec.Current
+	rec.Current, rec.Next = next, version{}
+	switch {
+	case next.Kind == upstream.Register:
+		r.burnCredentials()
+	case next.Compromised:
+		old.DropAt = now
+	case next.KeyID == old.KeyID:
+		// Nothing is destroyed with it: it stays as a fallback until it ends.
+		old.DropAt = old.NotAfter
+	default:
+		old.DropAt = now.Add(r.spec.Grace)
+	}
+	if old.exists() && !sameChain(old.Chain, next.Chain) {
+		old.CSR = nil
+		rec.Old = append(slices.Clone(rec.Old), old)
+		slices.SortStableFunc(rec.Old, func(a, b version) int { return a.DropAt.Compare(b.DropAt) })
+	}
+	r.tell(old, next, now)
+	return rec, nil
+}
+
+// tell says what has changed, once, in the log and as an event.
+func (r *rotator) tell(old, now version, at time.Time) {
+	e := event{Name: r.name, Generation: now.Generation, NotAfter: now.NotAfter, At: at}
+	switch {
+	case !old.exists():
+		e.Type = eventCertificateIssued
+	case old.KeyID != now.KeyID:
+		e.Type, e.Was = eventKeyRotated, old.Generation
+	case sameChain(old.Chain, now.Chain):
+		return
+	default:
+		e.Type = eventCertificateRenewed
+	}
+	r.log.Info("certificate changed", "certificate", r.name, "event", e.Type, "generation", now.Generation,
+		"not_after", now.NotAfter, "renew_at", now.RenewAt)
+	r.emit(e)
+}
+
+func (r *rotator) retire(ctx context.Context, rec record) (record, error) {
+	old := rec.Old[0]
+	if !rec.keyInUse(old.KeyID, 0) {
+		if err := r.keys.Retire(ctx, old.KeyID); err != nil {
+			return rec, fmt.Errorf("retire key %s#%d: %w", r.name, old.Generation, err)
+		}
+		r.log.Info("key destroyed", "certificate", r.name, "generation", old.Generation)
+	}
+	rec.Old = slices.Clone(rec.Old[1:])
+	return rec, nil
+}
