@@ -1,0 +1,175 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+)
+
+// A Status is how everything stands.
+type Status struct {
+	Version   string    `json:"version,omitempty"` // of the agent
+	StartedAt time.Time `json:"started_at,omitzero"`
+	Ready     bool      `json:"ready"`
+	// Reason is why the agent is not ready.
+	Reason string    `json:"reason,omitempty"`
+	HSM    HSMStatus `json:"hsm,omitzero"`
+	Items  []Item    `json:"items"`
+	Runway Runway    `json:"runway,omitzero"`
+	// JSON is the agent's whole answer, with what this version does not know.
+	JSON json.RawMessage `json:"-"`
+}
+
+// An HSMStatus is how the HSM's token stands.
+type HSMStatus struct {
+	Open     bool   `json:"open"`
+	Label    string `json:"label,omitempty"`
+	Serial   string `json:"serial,omitempty"`
+	Module   string `json:"module,omitempty"`
+	Restarts int    `json:"restarts,omitempty"` // of the worker
+	Error    string `json:"error,omitempty"`
+}
+
+// An Item is one thing that the agent keeps fresh.
+type Item struct {
+	Kind       string    `json:"kind"` // secret, certificate, identity, token, file
+	Name       string    `json:"name"`
+	State      string    `json:"state"` // fresh, stale, expired, missing, failed, ...
+	Version    string    `json:"version,omitempty"`
+	Generation int       `json:"generation,omitempty"`
+	FreshUntil time.Time `json:"fresh_until,omitzero"`
+	RotatesAt  time.Time `json:"rotates_at,omitzero"`
+	NotAfter   time.Time `json:"not_after,omitzero"`
+	Failures   int       `json:"failures,omitempty"` // in a row
+	RetryAt    time.Time `json:"retry_at,omitzero"`
+	LastError  string    `json:"last_error,omitempty"`
+	Hint       string    `json:"hint,omitempty"`
+}
+
+// A Runway is how long everything still works without any upstream.
+type Runway struct {
+	Until time.Time `json:"until,omitzero"` // zero if nothing will break
+	First string    `json:"first,omitempty"`
+}
+
+// A Plan is what the agent will do, soonest first.
+type Plan struct {
+	Steps []PlannedStep `json:"steps"`
+	// JSON is the agent's whole answer.
+	JSON json.RawMessage `json:"-"`
+}
+
+// A PlannedStep is one thing that it will do.
+type PlannedStep struct {
+	At     time.Time `json:"at"`
+	Kind   string    `json:"kind"`
+	Name   string    `json:"name"`
+	Action string    `json:"action"` // refresh, renew, rotate, retire, ...
+	Reason string    `json:"reason,omitempty"`
+}
+
+// A Diagnosis is what the agent found when it looked at itself.
+type Diagnosis struct {
+	Checks []Check `json:"checks"`
+	// JSON is the agent's whole answer.
+	JSON json.RawMessage `json:"-"`
+}
+
+// A Check is one thing that it looked at.
+type Check struct {
+	Name   string `json:"name"`
+	Status string `json:"status"` // ok, warning, failed, skipped
+	Detail string `json:"detail,omitempty"`
+	Hint   string `json:"hint,omitempty"`
+}
+
+// Format keeps the password out of everything that prints it.
+func (Credentials) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "credentials([redacted])") }
+
+// LogValue keeps the password out of structured logs.
+func (Credentials) LogValue() slog.Value { return slog.StringValue("[redacted]") }
+
+// Status reports how everything stands that the caller may know of.
+func (c *Client) Status(ctx context.Context) (*Status, error) {
+	s := new(Status)
+	err := c.getWhole(ctx, "status", "/v1/status", s, &s.JSON)
+	return s, err
+}
+
+// Plan reports what the agent will do next, and when.
+func (c *Client) Plan(ctx context.Context) (*Plan, error) {
+	p := new(Plan)
+	err := c.getWhole(ctx, "plan", "/v1/plan", p, &p.JSON)
+	return p, err
+}
+
+// Doctor has the agent look at itself and all it depends on.
+func (c *Client) Doctor(ctx context.Context) (*Diagnosis, error) {
+	d := new(Diagnosis)
+	k := call{method: http.MethodGet, path: "/v1/doctor", what: "doctor"}
+	if err := c.read(ctx, k, &d.JSON); err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(d.JSON, d); err != nil {
+		return nil, &Error{What: k.what, Code: Unavailable, Err: errNotUnderstood}
+	}
+	return d, nil
+}
+
+// getWhole is get that keeps the answer's text as well.
+func (c *Client) getWhole(ctx context.Context, what, path string, out any, text *json.RawMessage) error {
+	if err := c.get(ctx, what, path, text); err != nil {
+		return err
+	}
+	if err := json.Unmarshal(*text, out); err != nil {
+		return &Error{What: what, Code: Unavailable, Err: errNotUnderstood}
+	}
+	return nil
+}
+
+// Ready reports nil when the agent is ready: its token is open and every
+// identity has a certificate.
+func (c *Client) Ready(ctx context.Context) error { return c.get(ctx, "readiness", "/v1/readyz", nil) }
+
+// Credentials are what an upstream lets in once, or a person knows.
+type Credentials struct {
+	Username string `json:"username"`
+	Password string `json:"password"`
+}
+
+// Enroll registers an identity with one-time credentials, and returns when it
+// has its certificate. If it fails, the credentials may or may not be used up:
+// Error.Detail says which, if that is known.
+func (c *Client) Enroll(ctx context.Context, identity string, with Credentials) error {
+	return c.read(ctx, call{
+		method: http.MethodPost, path: "/v1/identities/" + url.PathEscape(identity) + "/enroll",
+		what: "enroll " + strconv.Quote(identity), body: with,
+	}, nil)
+}
+
+// Login has the agent get new tokens from an upstream. Without credentials it
+// uses those of its configuration.
+func (c *Client) Login(ctx context.Context, upstream string, with *Credentials) error {
+	k := call{
+		method: http.MethodPost, path: "/v1/upstreams/" + url.PathEscape(upstream) + "/login",
+		what: "login " + strconv.Quote(upstream), body: struct{}{},
+	}
+	if with != nil {
+		k.body = with
+	}
+	return c.read(ctx, k, nil)
+}
+
+// Logout has the agent revoke and forget its tokens of an upstream.
+func (c *Client) Logout(ctx context.Context, upstream string) error {
+	return c.read(ctx, call{
+		method: http.MethodPost, path: "/v1/upstreams/" + url.PathEscape(upstream) + "/logout",
+		what: "logout " + strconv.Quote(upstream), body: struct{}{},
+	}, nil)
+}
