@@ -84,7 +84,7 @@ func (c *Client) application(ctx context.Context, ref Ref) (upstream.Secret, err
 		secrets = slices.DeleteFunc(secrets, func(s appSecret) bool { return s.Identity.text() != ref.Identity })
 		if len(secrets) == 0 {
 			// The document lists all that the authorization may see.
-			return upstream.Secret{}, c.place(q, &upstream.Error{
+			return upstream.Secret{}, c.fill(q, &upstream.Error{
 				Code: upstream.NotFound, Status: http.StatusOK,
 				Text:   "no secret of this identity in the application",
 				Remedy: "check the identity, and that the secret is linked to the authorization",

@@ -7,8 +7,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/signet-agent/signet/upstream"
 )
@@ -58,11 +56,11 @@ func (e *envelope) failed(status int) bool {
 // text is the vault's own sentence, fit for a log.
 func (e *envelope) text() string {
 	if e.Response == nil {
-		return oneLine(e.Message.text())
+		return upstream.OneLine(e.Message.text())
 	}
 	for _, s := range []scalar{e.Response.Message, e.Response.Mensagem, e.Response.Menssage} {
 		if !s.empty() {
-			return oneLine(s.text())
+			return upstream.OneLine(s.text())
 		}
 	}
 	return ""
@@ -84,22 +82,6 @@ func (e *envelope) code() int {
 		}
 	}
 	return 0
-}
-
-// oneLine makes a sentence of the vault printable and at most 200 bytes long.
-func oneLine(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(s, "?"))
-	s = strings.Join(strings.Fields(s), " ")
-	for len(s) > 200 {
-		_, n := utf8.DecodeLastRuneInString(s[:201])
-		s = s[:201-n]
-	}
-	return s
 }
 
 // The texts by which the vault and its gateway say what no number says.

@@ -173,7 +173,7 @@ const encryptFailed = "An error occurred while encrypting the text"
 
 // unusable is the error of an answer that carries no value to deliver.
 func (c *Client) unusable(q call, why error) error {
-	return c.place(q, &upstream.Error{Code: upstream.Unavailable, Status: http.StatusOK, Err: why})
+	return c.fill(q, &upstream.Error{Code: upstream.Unavailable, Status: http.StatusOK, Err: why})
 }
 
 // fields are the fields of a secret in the making. All values that the vault
