@@ -78,6 +78,11 @@ func NewHTTP(cfg HTTPConfig) (*HTTP, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
+	return newHTTP(cfg, base), nil
+}
+
+// newHTTP makes the client of a configuration that is complete.
+func newHTTP(cfg HTTPConfig, base *url.URL) *HTTP {
 	h := &HTTP{cfg: cfg, base: base}
 	h.transport = &http.Transport{
 		DialContext:            cfg.Dial,
@@ -95,7 +100,19 @@ func NewHTTP(cfg HTTPConfig) (*HTTP, error) {
 	if cfg.Dial == nil {
 		h.transport.DialContext = (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext
 	}
-	return h, nil
+	return h
+}
+
+// With returns a client of the same upstream that shows exactly this client
+// certificate, or none if cert is nil, and shares no connection with h. Whoever
+// is done with it calls Reset.
+func (h *HTTP) With(cert *tls.Certificate) *HTTP {
+	cfg := h.cfg
+	cfg.Certificate = nil
+	if cert != nil {
+		cfg.Certificate = func(context.Context) (*tls.Certificate, error) { return cert, nil }
+	}
+	return newHTTP(cfg, h.base)
 }
 
 func (h *HTTP) tlsConfig() *tls.Config {

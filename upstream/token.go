@@ -36,12 +36,12 @@ type TokenSourceConfig struct {
 type TokenSource struct {
 	cfg TokenSourceConfig
 
-	mu   sync.Mutex
-	now  *held   // the token in use, or nil; guarded by mu
-	busy *flight // the fetch under way, or nil; guarded by mu
-	wait       backoff.ExponentialBackOff // guarded by mu
-	notBefore  time.Time                  // no fetch before this; guarded by mu
-	failed     error                      // why not; guarded by mu
+	mu        sync.Mutex
+	now       *held                      // the token in use, or nil; guarded by mu
+	busy      *flight                    // the fetch under way, or nil; guarded by mu
+	wait      backoff.ExponentialBackOff // guarded by mu
+	notBefore time.Time                  // no fetch before this; guarded by mu
+	failed    error                      // why not; guarded by mu
 
 	telling sync.Mutex // held while OnNew runs, so that tokens are told in order
 }
