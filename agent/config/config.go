@@ -3,6 +3,8 @@ package config
 import (
 	"path/filepath"
 	"time"
+
+	"github.com/goccy/go-yaml/token"
 )
 
 // Config is the whole of the configuration file. Its zero fields mean what
@@ -36,6 +38,9 @@ type Config struct {
 
 	Audit Audit `yaml:"audit"`
 	Log   Log   `yaml:"log"`
+
+	source string                     // the name given to Parse
+	places map[string]*token.Position // of everything that is in the file
 }
 
 // StatePath is StateDir, or /var/lib/signet.

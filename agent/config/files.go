@@ -96,6 +96,9 @@ type SignalReload struct {
 	Signal string `yaml:"signal"`
 }
 
+// Name is the signal without SIG, HUP if none is given.
+func (s SignalReload) Name() string { return or(strings.TrimPrefix(s.Signal, "SIG"), "HUP") }
+
 // HAProxyReload replaces a certificate through the runtime socket.
 type HAProxyReload struct {
 	// Socket is the path of the admin socket.

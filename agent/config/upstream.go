@@ -88,6 +88,10 @@ type Auth struct {
 
 	Username string `yaml:"username"`
 	Password Source `yaml:"password"`
+	// Connection and AuthDomain say where the user is kept (ciphertrust); ""
+	// is the server's own directory, and the root domain.
+	Connection string `yaml:"connection"`
+	AuthDomain string `yaml:"auth_domain"`
 
 	RefreshToken Source `yaml:"refresh_token"`
 	// RefreshTokenLifetime and RefreshTokenIdle are asked for with every

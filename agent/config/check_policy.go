@@ -1,0 +1,144 @@
+package config
+
+import (
+	"errors"
+	"os/user"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+func (k *checker) rule(at string, r Rule) {
+	c := r.Callers
+	k.unless(len(c.Users)+len(c.Groups)+len(c.Units) > 0, at+".callers", "names nobody; want users, groups or units")
+	for i, unit := range c.Units {
+		k.unit(index(at+".callers.units", i), unit)
+	}
+	for i, u := range c.Users {
+		k.unless(u != "", index(at+".callers.users", i), "is empty")
+	}
+	for i, g := range c.Groups {
+		k.unless(g != "", index(at+".callers.groups", i), "is empty")
+	}
+	a, at := r.Allow, at+".allow"
+	k.unless(len(a.Secrets)+len(a.Certificates)+len(a.Keys)+len(a.Tokens)+len(a.Proxy) > 0 || a.Admin, at,
+		"allows nothing; want secrets, certificates, keys, tokens, proxy or admin")
+	allowed(k, at+".secrets", a.Secrets, "secret", k.c.Secrets)
+	allowed(k, at+".certificates", a.Certificates, "certificate", k.certificatesAndIdentities())
+	allowed(k, at+".tokens", a.Tokens, "upstream", k.c.Upstreams)
+	for name := range sortedKeys(a.Keys) {
+		k.keyRule(join(at+".keys", name), name, a.Keys[name])
+	}
+	for name := range sortedKeys(a.Proxy) {
+		k.proxyRule(join(at+".proxy", name), name, a.Proxy[name])
+	}
+}
+
+// allowed checks that each name is one that there is, or "*".
+func allowed[V any](k *checker, at string, list []string, what string, known map[string]V) {
+	for i, name := range list {
+		_, ok := known[name]
+		k.unless(ok || name == "*", index(at, i), "there is no %s %q; %s", what, clip(name), guess(name, known))
+	}
+}
+
+func (k *checker) certificatesAndIdentities() map[string]Issuance {
+	all := map[string]Issuance{}
+	for name, c := range k.c.Certificates {
+		all[name] = c.Issuance
+	}
+	for name, id := range k.c.Identities {
+		all[name] = id.Issuance
+	}
+	return all
+}
+
+func (k *checker) keyRule(at, name string, verbs []string) {
+	known := k.certificatesAndIdentities()
+	i, ok := known[name]
+	k.unless(ok || name == "*", at, "there is no identity or certificate %q that a key is named after; %s", clip(name), guess(name, known))
+	k.unless(!i.Key.InFile(), at, "the key of %q is in a file and not in the HSM; nothing can be signed with it here", name)
+	k.unless(len(verbs) > 0, at, "allows nothing; want [sign]")
+	for n, verb := range verbs {
+		k.oneOf(index(at, n), or(verb, `""`), "sign")
+	}
+}
+
+var methods = []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "*"}
+
+func (k *checker) proxyRule(at, name string, patterns []string) {
+	u, ok := k.c.Upstreams[name]
+	k.unless(ok, at, "there is no upstream %q; %s", clip(name), guess(name, k.c.Upstreams))
+	k.unless(!ok || u.URL != "", at, "upstream %q has no url to forward to", name)
+	k.unless(len(patterns) > 0, at, "allows nothing; want patterns like \"GET /api/*\"")
+	for i, p := range patterns {
+		method, path, ok := strings.Cut(p, " ")
+		place := index(at, i)
+		if !k.unless(ok && strings.HasPrefix(path, "/"), place, "%q is not a pattern; write it like \"GET /api/*\"", clip(p)) {
+			continue
+		}
+		k.unless(slices.Contains(methods, method), place, "%q is not a method; want %s", clip(method), alternatives(methods))
+		k.proxyPath(place, path)
+	}
+}
+
+// proxyPath refuses patterns that no request can match, as such requests are
+// refused before policy is asked.
+func (k *checker) proxyPath(at, path string) {
+	segments := strings.Split(path[1:], "/")
+	for i, s := range segments {
+		k.unless(s != "" || i == len(segments)-1, at, "has an empty segment; no such request is forwarded")
+		k.unless(s != "." && s != "..", at, "has a %s segment; no such request is forwarded", s)
+	}
+	k.unless(!strings.ContainsAny(path, " ?#%\\"), at, "has a character that is not part of a plain path; query and encoding are not matched")
+}
+
+// host checks what only the host knows.
+func (k *checker) host() {
+	for i, r := range k.c.Policy {
+		at := index("policy", i) + ".callers"
+		for n, u := range r.Callers.Users {
+			k.user(index(at+".users", n), u)
+		}
+		for n, g := range r.Callers.Groups {
+			k.group(index(at+".groups", n), g)
+		}
+	}
+	for i, f := range k.c.Files {
+		at := index("files", i)
+		k.owners(at, f.Access)
+		for name := range sortedKeys(f.Entries) {
+			k.owners(join(at+".entries", name), f.Entries[name].Access)
+		}
+	}
+}
+
+func (k *checker) owners(at string, a Access) {
+	if a.Owner != "" {
+		k.user(at+".owner", a.Owner)
+	}
+	if a.Group != "" {
+		k.group(at+".group", a.Group)
+	}
+}
+
+// user accepts any number, which is a uid whether somebody has it or not, and
+// refuses a name that is sure not to exist. That the question cannot be
+// answered now is not the configuration's fault.
+func (k *checker) user(at, name string) {
+	if _, err := strconv.ParseUint(name, 10, 32); err == nil || name == "*" {
+		return
+	}
+	_, err := user.Lookup(name)
+	_, unknown := errors.AsType[user.UnknownUserError](err)
+	k.unless(!unknown, at, "there is no user %q on this host; create it or correct the name", clip(name))
+}
+
+func (k *checker) group(at, name string) {
+	if _, err := strconv.ParseUint(name, 10, 32); err == nil {
+		return
+	}
+	_, err := user.LookupGroup(name)
+	_, unknown := errors.AsType[user.UnknownGroupError](err)
+	k.unless(!unknown, at, "there is no group %q on this host; create it or correct the name", clip(name))
+}

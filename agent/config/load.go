@@ -1,0 +1,114 @@
+package config
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"reflect"
+	"sort"
+
+	"github.com/signet-agent/signet/internal/secret"
+)
+
+// maxSize is far more than a configuration of ten thousand secrets needs.
+const maxSize = 8 << 20
+
+// Load reads the file at path. An error is an [*Errors] if the file could be
+// read at all.
+func Load(path string) (*Config, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxSize+1))
+	if err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	return Parse(path, data)
+}
+
+// Parse reads a configuration and looks at it alone: it opens no file and asks
+// no one. The name is that of the file, for the faults. An error is an
+// [*Errors].
+func Parse(name string, data []byte) (*Config, error) {
+	c, d := decode(name, data)
+	if len(data) > maxSize {
+		d.faults = []Fault{{File: name, What: "is larger than 8 MiB"}}
+	}
+	if root := len(d.faults) > 0 && d.faults[0].Path == ""; c != nil && !root {
+		k := newChecker(c, d)
+		k.all()
+	}
+	if len(d.faults) > 0 {
+		return nil, sorted(d.faults)
+	}
+	c.source, c.places = name, d.places
+	return c, nil
+}
+
+// decode returns no Config if the file is not YAML.
+func decode(name string, data []byte) (*Config, *decoder) {
+	d := newDecoder(name)
+	if len(data) > maxSize {
+		return nil, d
+	}
+	root := d.parse(data)
+	if root == nil && len(d.faults) > 0 {
+		return nil, d
+	}
+	c := &Config{}
+	if root != nil {
+		d.value("", root, reflect.ValueOf(c).Elem())
+	}
+	return c, d
+}
+
+// sorted puts faults in the order of the file.
+func sorted(faults []Fault) *Errors {
+	sort.SliceStable(faults, func(i, j int) bool {
+		a, b := faults[i], faults[j]
+		if a.Line != b.Line {
+			return a.Line < b.Line
+		}
+		return a.Col < b.Col
+	})
+	return &Errors{Faults: faults}
+}
+
+// Check looks at what only the host itself can answer: whether the users and
+// groups exist that a policy or a file names. It opens no network connection.
+// An error is an [*Errors].
+func (c *Config) Check() error {
+	d := newDecoder(c.source)
+	d.places = c.places
+	k := newChecker(c, d)
+	k.host()
+	if len(d.faults) > 0 {
+		return sorted(d.faults)
+	}
+	return nil
+}
+
+// ParseEnrolment reads the one-time user name and password of a first
+// registration, {"username": .., "password": ..} in YAML or JSON. Its errors
+// have the place but never a part of what the file holds.
+func ParseEnrolment(name string, data []byte) (username string, password secret.Value, err error) {
+	var e struct {
+		Username string `yaml:"username"`
+		Password string `yaml:"password"`
+	}
+	d := newDecoder(name)
+	if root := d.parse(data); root != nil {
+		d.value("", root, reflect.ValueOf(&e).Elem())
+	}
+	switch {
+	case len(d.faults) > 0:
+		err = fmt.Errorf(`credentials file %s: line %d: is not {"username": .., "password": ..}`, name, d.faults[0].Line)
+	case e.Username == "" || e.Password == "":
+		err = fmt.Errorf("credentials file %s: needs username and password", name)
+	default:
+		return e.Username, secret.New([]byte(e.Password)), nil
+	}
+	return "", secret.Value{}, err
+}
