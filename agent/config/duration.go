@@ -37,7 +37,9 @@ func ParseDuration(s string) (time.Duration, error) {
 		if rest == "" {
 			return days, nil
 		}
-		s = rest
+		if s = rest; s[0] == '-' || s[0] == '+' {
+			return 0, bad
+		}
 	}
 	d, err := time.ParseDuration(s)
 	if err != nil {
