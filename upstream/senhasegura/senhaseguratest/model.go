@@ -61,7 +61,8 @@ type Credential struct {
 	// Expires is when the password changes next; zero means it is not known.
 	// Without RotateEvery that is only an announcement: nothing happens then.
 	Expires time.Time `json:"expires,omitzero"`
-	// RotateEvery is the interval of automatic changes; 0 means none.
+	// RotateEvery is the interval of automatic changes, in whole seconds; 0
+	// means none.
 	RotateEvery upstreamtest.Duration `json:"rotate_every,omitzero"`
 	// Changes counts the changes so far.
 	Changes int `json:"changes"`
@@ -79,6 +80,9 @@ type Credential struct {
 // often anybody asks.
 func (c *Credential) settle(now time.Time, seed []byte) {
 	every := time.Duration(c.RotateEvery)
+	if every > 0 && c.Expires.IsZero() {
+		c.Expires = next(now, every)
+	}
 	if every <= 0 || c.Inactive || now.Before(c.Expires) {
 		return
 	}
@@ -88,6 +92,12 @@ func (c *Credential) settle(now time.Time, seed []byte) {
 	c.Changes += int(n)
 	c.Password = c.derive(seed)
 	c.Custody = "" // what was taken into custody is not the password any more
+}
+
+// next is when a password changes that was changed now. Whole seconds, because
+// expiration_time has no finer ones.
+func next(now time.Time, every time.Duration) time.Time {
+	return now.UTC().Truncate(time.Second).Add(every)
 }
 
 // derive is the password after Changes changes.

@@ -43,10 +43,10 @@ type Server struct {
 	key *rsa.PrivateKey // signs access tokens
 
 	mu     sync.Mutex
-	vault  Vault                // guarded by mu
-	tokens map[string]time.Time // guarded by mu; jti of tokens in force, with their end
-	calls  []Call               // guarded by mu; oldest first
-	last   int                  // guarded by mu; ID of the last call
+	vault  Vault            // guarded by mu
+	tokens map[string]grant // guarded by mu; the tokens in force by their jti
+	calls  []Call           // guarded by mu; oldest first
+	last   int              // guarded by mu; ID of the last call
 }
 
 // New makes a simulator.
@@ -58,7 +58,7 @@ func New(c Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("senhasegura simulator: make key: %w", err)
 	}
-	s := &Server{Bench: c.Bench, cfg: c, key: key, vault: c.Vault, tokens: map[string]time.Time{}}
+	s := &Server{Bench: c.Bench, cfg: c, key: key, vault: c.Vault, tokens: map[string]grant{}}
 	kept := Vault{}
 	found, err := upstreamtest.Load(c.State, &kept)
 	if err != nil {

@@ -141,14 +141,20 @@ type claims struct {
 	Scopes []string `json:"scopes"`
 }
 
+// A grant is an access token that was given out.
+type grant struct {
+	clientID string
+	end      time.Time
+}
+
 // issue makes an access token: a JWT signed with RS256.
 func (s *Server) issue(auth *Authorization, now time.Time) (access string, life time.Duration, err error) {
 	life = time.Duration(auth.TokenLife)
 	if life < time.Second {
 		life = time.Hour
 	}
-	for jti, end := range s.tokens {
-		if !now.Before(end) {
+	for jti, t := range s.tokens {
+		if !now.Before(t.end) {
 			delete(s.tokens, jti)
 		}
 	}
@@ -173,7 +179,7 @@ func (s *Server) issue(auth *Authorization, now time.Time) (access string, life 
 	if err != nil {
 		return "", 0, err
 	}
-	s.tokens[jti] = time.Unix(c.Exp, 0)
+	s.tokens[jti] = grant{auth.ClientID, time.Unix(c.Exp, 0)}
 	return signed + "." + base64.RawURLEncoding.EncodeToString(sig), life, nil
 }
 
