@@ -21,8 +21,7 @@ func (k *checker) rule(at string, r Rule) {
 		k.unless(g != "", index(at+".callers.groups", i), "is empty")
 	}
 	a, at := r.Allow, at+".allow"
-	k.unless(len(a.Secrets)+len(a.Certificates)+len(a.Keys)+len(a.Tokens)+len(a.Proxy) > 0 || a.Admin, at,
-		"allows nothing; want secrets, certificates, keys, tokens, proxy or admin")
+	k.unless(k.has(at), at, "missing; want secrets, certificates, keys, tokens, proxy or admin")
 	allowed(k, at+".secrets", a.Secrets, "secret", k.c.Secrets)
 	allowed(k, at+".certificates", a.Certificates, "certificate", k.certificatesAndIdentities())
 	allowed(k, at+".tokens", a.Tokens, "upstream", k.c.Upstreams)
@@ -57,10 +56,10 @@ func (k *checker) keyRule(at, name string, verbs []string) {
 	known := k.certificatesAndIdentities()
 	i, ok := known[name]
 	k.unless(ok || name == "*", at, "there is no identity or certificate %q that a key is named after; %s", clip(name), guess(name, known))
-	k.unless(!i.Key.InFile(), at, "the key of %q is in a file and not in the HSM; nothing can be signed with it here", name)
-	k.unless(len(verbs) > 0, at, "allows nothing; want [sign]")
+	k.unless(!i.Key.InFile() || !slices.Contains(verbs, "sign"), at, "the key of %q is in a file and not in the HSM; nothing can be signed with it here", name)
+	k.unless(len(verbs) > 0, at, "allows nothing; want [sign] or [read]")
 	for n, verb := range verbs {
-		k.oneOf(index(at, n), or(verb, `""`), "sign")
+		k.oneOf(index(at, n), or(verb, `""`), "sign", "read")
 	}
 }
 
@@ -68,7 +67,7 @@ var methods = []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS
 
 func (k *checker) proxyRule(at, name string, patterns []string) {
 	u, ok := k.c.Upstreams[name]
-	k.unless(ok, at, "there is no upstream %q; %s", clip(name), guess(name, k.c.Upstreams))
+	k.unless(ok || name == "*", at, "there is no upstream %q; %s", clip(name), guess(name, k.c.Upstreams))
 	k.unless(!ok || u.URL != "", at, "upstream %q has no url to forward to", name)
 	k.unless(len(patterns) > 0, at, "allows nothing; want patterns like \"GET /api/*\"")
 	for i, p := range patterns {
@@ -126,7 +125,7 @@ func (k *checker) owners(at string, a Access) {
 // refuses a name that is sure not to exist. That the question cannot be
 // answered now is not the configuration's fault.
 func (k *checker) user(at, name string) {
-	if _, err := strconv.ParseUint(name, 10, 32); err == nil || name == "*" {
+	if _, err := strconv.ParseUint(name, 10, 32); err == nil {
 		return
 	}
 	_, err := user.Lookup(name)

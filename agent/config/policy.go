@@ -20,7 +20,7 @@ type Allow struct {
 	Secrets      []string `yaml:"secrets"`
 	Certificates []string `yaml:"certificates"`
 	// Keys says for a key, named after its identity or certificate, what may
-	// be done with it: sign.
+	// be done with it: sign, or read for its public half alone.
 	Keys map[string][]string `yaml:"keys"`
 	// Tokens are the upstreams whose access token is given out.
 	Tokens []string `yaml:"tokens"`
