@@ -9,7 +9,6 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -101,7 +100,7 @@ func (c *Client) do(ctx context.Context, h *upstream.HTTP, k call, data any) err
 	}
 	a, ok := envelope(resp)
 	if !ok {
-		return notTheManager(e, resp.Status)
+		return notTheManager(e, k)
 	}
 	e.RequestID = upstream.OneLine(a.ResponseHeader.RequestID)
 	c.compareClocks(a.ResponseHeader.Now)
@@ -130,12 +129,19 @@ func envelope(resp *upstream.Response) (answer, bool) {
 }
 
 // notTheManager completes the error for an answer without envelope.
-func notTheManager(e *upstream.Error, status int) error {
+func notTheManager(e *upstream.Error, k call) error {
 	e.Code, e.Text = upstream.Unavailable, "answer is not the Manager's"
 	e.Remedy = "check the upstream's url; something else than the Manager answers there"
+	if e.Status == http.StatusNotFound {
+		e.Remedy = unknownMethod(k)
+	}
 	// If it was the Manager after all, it has carried the call out.
-	e.Sent = status == http.StatusOK || status >= 500
+	e.Sent = e.Sent || e.Status == http.StatusOK
 	return e
+}
+
+func unknownMethod(k call) string {
+	return "the Manager does not know the method " + k.method + "; check url, register_method, and the Manager's release"
 }
 
 // refusal completes the error for a call that the Manager refuses.
@@ -156,7 +162,7 @@ func refusal(e *upstream.Error, k call, a answer) error {
 	case e.Status == http.StatusNotFound:
 		// It is the method that is unknown; that says nothing of any item.
 		e.Code = upstream.Unavailable
-		e.Remedy = "the Manager does not know the method " + k.method + "; check register_method and the Manager's release"
+		e.Remedy = unknownMethod(k)
 	case e.Status == http.StatusUnprocessableEntity && e.Symbol == "notfound":
 		e.Code = upstream.NotFound
 	}
@@ -206,11 +212,8 @@ func (c *Client) Prove(ctx context.Context, cert tls.Certificate) error {
 	h := c.cfg.HTTP.With(&cert)
 	defer h.Reset()
 	err := c.do(ctx, h, call{op: "prove client certificate", method: "listStoragePools", idempotent: true, shown: &cert}, nil)
-	if e, ok := errors.AsType[*upstream.Error](err); ok {
-		switch {
-		case e.Status == http.StatusForbidden && !strings.HasPrefix(e.Text, "answer is not"):
-			return nil
-		case e.Status == http.StatusUnprocessableEntity && e.Symbol != "":
+	if e, ok := errors.AsType[*upstream.Error](err); ok && e.Code != upstream.Unavailable {
+		if e.Status == http.StatusForbidden || e.Status == http.StatusUnprocessableEntity {
 			return nil
 		}
 	}
