@@ -1,0 +1,57 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/signet-agent/signet/agent/config"
+)
+
+// defaultConfig is where packages put the configuration.
+const defaultConfig = "/etc/signet/signet.yaml"
+
+// newCheck is `signet check`.
+func newCheck(p *program) *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use:   "check",
+		Short: "Check a configuration, and do nothing else",
+		Long: `Check everything of a configuration that can be checked offline. Each fault is a
+line FILE:LINE:COLUMN: what is wrong; what to do. Exit status 2 if there are any.`,
+		Args: exactly(),
+		RunE: func(*cobra.Command, []string) error {
+			c, err := loadConfig(file)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(p.stdout, "%s: ok: upstreams %d, identities %d, secrets %d, certificates %d, files %d, rules %d\n",
+				file, len(c.Upstreams), len(c.Identities), len(c.Secrets), len(c.Certificates), len(c.Files), len(c.Policy))
+			return err
+		},
+	}
+	configFlag(cmd, &file)
+	return cmd
+}
+
+// configFlag adds --config to a command.
+func configFlag(cmd *cobra.Command, file *string) {
+	cmd.Flags().StringVar(file, "config", defaultConfig, "the configuration `file`")
+}
+
+// loadConfig reads a configuration and holds it against this host. All its
+// faults, and a file that cannot be read, are bad usage.
+func loadConfig(file string) (*config.Config, error) {
+	c, err := config.Load(file)
+	if err == nil {
+		err = c.Check()
+	}
+	if err != nil {
+		if _, faults := errors.AsType[*config.Errors](err); !faults {
+			err = &usageError{err: err, hint: "name the configuration with --config"}
+		}
+		return nil, err
+	}
+	return c, nil
+}

@@ -1,0 +1,214 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"crypto/sha512"
+	"encoding/base64"
+	"fmt"
+	"hash"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"github.com/signet-agent/signet/client"
+)
+
+// maxMessage is how much `signet key sign` reads. A message for Ed25519 goes to
+// the agent whole.
+const maxMessage = 64 << 20
+
+// newKey is `signet key`.
+func newKey(p *program) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "key",
+		Short: "List, show and use keys in the HSM",
+		Args:  cobra.ArbitraryArgs,
+		RunE:  unknownCommand,
+
+		SuggestionsMinimumDistance: 2,
+	}
+	cmd.AddCommand(newKeyList(p), newKeyShow(p), newKeySign(p))
+	return cmd
+}
+
+// newKeyList is `signet key list`.
+func newKeyList(p *program) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List the keys that the caller may use",
+		Args:  exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			keys, err := p.agent().Keys(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(p.stdout, keys)
+			}
+			rows := [][]string{{"NAME", "GENERATION", "ALGORITHM"}}
+			for _, k := range keys {
+				rows = append(rows, []string{k.Name, strconv.Itoa(k.Generation), k.Algorithm})
+			}
+			var out bytes.Buffer
+			table(&out, rows)
+			_, err = p.stdout.Write(out.Bytes())
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// newKeyShow is `signet key show`.
+func newKeyShow(p *program) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "show NAME",
+		Short: "Show a key: its public half, and its attributes as the module states them",
+		Args:  exactly("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			k, err := p.agent().Key(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(p.stdout, k)
+			}
+			var out bytes.Buffer
+			rows := [][]string{
+				{"name", k.Name}, {"generation", strconv.Itoa(k.Generation)}, {"algorithm", k.Algorithm},
+			}
+			for _, name := range slices.Sorted(maps.Keys(k.Attributes)) {
+				rows = append(rows, []string{name, fmt.Sprint(k.Attributes[name])})
+			}
+			table(&out, rows)
+			out.WriteString(k.PublicKey)
+			_, err = p.stdout.Write(out.Bytes())
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// newKeySign is `signet key sign`.
+func newKeySign(p *program) *cobra.Command {
+	var s signing
+	var out string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "sign NAME [FILE]",
+		Short: "Sign a file or the standard input with a key in the HSM",
+		Long: `Sign a file, or the standard input. The hash is taken here, and only the digest goes
+to the agent; Ed25519 has no hash and gets the message itself. The signature is
+printed in base64, or written to --out as it is: for ECDSA ASN.1 DER.`,
+		Example: `  signet key sign host release.tar --out release.tar.sig
+  openssl dgst -sha256 -binary release.tar | signet key sign host --digest`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			return exactly([]string{"NAME", "FILE"}[:min(max(len(args), 1), 2)]...)(cmd, args)
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			data, err := p.input(args[1:])
+			if err != nil {
+				return err
+			}
+			agent := p.agent()
+			request, err := s.request(cmd, agent, args[0], data)
+			if err != nil {
+				return err
+			}
+			sig, err := agent.Sign(cmd.Context(), args[0], request)
+			switch {
+			case err != nil:
+				return err
+			case out != "":
+				return os.WriteFile(out, sig.Signature, 0o644) //nolint:gosec // a signature is for everyone
+			case asJSON:
+				return printJSON(p.stdout, sig)
+			}
+			_, err = fmt.Fprintln(p.stdout, base64.StdEncoding.EncodeToString(sig.Signature))
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&s.hash, "hash", "SHA-256", "`SHA-256`, SHA-384 or SHA-512")
+	cmd.Flags().StringVar(&s.padding, "padding", "pkcs1v15", "for RSA: `pkcs1v15` or pss")
+	cmd.Flags().BoolVar(&s.digest, "digest", false, "the input is the digest already, as bytes")
+	cmd.Flags().StringVar(&out, "out", "", "write the signature to `file`")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the signature with the key's generation as JSON")
+	return cmd
+}
+
+// A signing says how to sign.
+type signing struct {
+	hash, padding string
+	digest        bool
+}
+
+// request makes the request for the agent. What it says depends on the key.
+func (s signing) request(cmd *cobra.Command, agent *client.Client, key string, data []byte) (client.SignRequest, error) {
+	newHash, known := map[string]func() hash.Hash{"SHA-256": sha256.New, "SHA-384": sha512.New384, "SHA-512": sha512.New}[s.hash]
+	switch {
+	case !known:
+		return client.SignRequest{}, usage(cmd, "no hash %q: SHA-256, SHA-384 or SHA-512", s.hash)
+	case s.padding != "pkcs1v15" && s.padding != "pss":
+		return client.SignRequest{}, usage(cmd, "no padding %q: pkcs1v15 or pss", s.padding)
+	}
+	pub, err := publicKey(cmd.Context(), agent, key)
+	if err != nil {
+		return client.SignRequest{}, err
+	}
+	if _, ok := pub.(ed25519.PublicKey); ok {
+		if s.digest {
+			return client.SignRequest{}, usage(cmd, "key %q is Ed25519, which signs messages and no digests", key)
+		}
+		return client.SignRequest{Message: data}, nil
+	}
+	h := newHash()
+	if !s.digest {
+		h.Write(data)
+		data = h.Sum(nil)
+	}
+	if len(data) != h.Size() {
+		return client.SignRequest{}, usage(cmd, "%d bytes are not a digest of %s, which has %d", len(data), s.hash, h.Size())
+	}
+	return client.SignRequest{Hash: s.hash, Padding: s.padding, Digest: data}, nil
+}
+
+// publicKey is the public half of a key.
+func publicKey(ctx context.Context, agent *client.Client, name string) (crypto.PublicKey, error) {
+	k, err := agent.Key(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return k.Public()
+}
+
+// input reads the file that args names, or the standard input.
+func (p *program) input(args []string) ([]byte, error) {
+	in, name := p.stdin, "standard input"
+	if len(args) > 0 && args[0] != "-" {
+		f, err := os.Open(args[0])
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		in, name = f, args[0]
+	}
+	data, err := io.ReadAll(io.LimitReader(in, maxMessage+1))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	if len(data) > maxMessage {
+		return nil, fmt.Errorf("%s: larger than %d MiB", name, maxMessage>>20)
+	}
+	return data, nil
+}

@@ -1,0 +1,238 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/signet-agent/signet/client"
+)
+
+// newStatus is `signet status`.
+func newStatus(p *program) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show every item: state, version, until when, last error; and the runway",
+		Long: `Show every item that the agent keeps fresh, and the runway: how long everything
+still works if every upstream stopped now, and what breaks first. Times are UTC.`,
+		Args: exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := p.agent().Status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return copyJSON(p.stdout, s.JSON)
+			}
+			return printStatus(p.stdout, s, time.Now())
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// printStatus prints a status for people.
+func printStatus(w io.Writer, s *client.Status, now time.Time) error {
+	var out bytes.Buffer
+	ready := "ready"
+	if !s.Ready {
+		ready = "not ready"
+		if s.Reason != "" {
+			ready += ": " + s.Reason
+		}
+	}
+	line(&out, "agent", strings.TrimSpace(s.Version+" "+ready))
+	switch {
+	case s.HSM.Error != "":
+		line(&out, "hsm", s.HSM.Error)
+	case s.HSM.Open:
+		line(&out, "hsm", fmt.Sprintf("token %q open", s.HSM.Label))
+	default:
+		line(&out, "hsm", "not open")
+	}
+	runway := "nothing runs out"
+	if !s.Runway.Until.IsZero() {
+		runway = span(s.Runway.Until.Sub(now)) + ", until " + instant(s.Runway.Until)
+		if s.Runway.First != "" {
+			runway += ", then " + s.Runway.First
+		}
+	}
+	line(&out, "runway", runway)
+	if len(s.Items) > 0 {
+		out.WriteByte('\n')
+	}
+	items := slices.Clone(s.Items)
+	slices.SortStableFunc(items, func(a, b client.Item) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))
+	})
+	rows := [][]string{{"KIND", "NAME", "STATE", "VERSION", "FRESH UNTIL", "ROTATES AT", "LAST ERROR"}}
+	for _, i := range items {
+		version, until, last := i.Version, i.FreshUntil, i.LastError
+		if version == "" && i.Generation > 0 {
+			version = "#" + strconv.Itoa(i.Generation)
+		}
+		if until.IsZero() {
+			until = i.NotAfter
+		}
+		if last != "" && !i.RetryAt.IsZero() {
+			last += " (again at " + instant(i.RetryAt) + ")"
+		}
+		rows = append(rows, []string{i.Kind, i.Name, i.State, version, instant(until), instant(i.RotatesAt), last})
+	}
+	if len(items) > 0 {
+		table(&out, rows)
+	}
+	_, err := w.Write(out.Bytes())
+	return err
+}
+
+// newPlan is `signet plan`.
+func newPlan(p *program) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "plan",
+		Short: "Show what will happen next, and when",
+		Args:  exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			plan, err := p.agent().Plan(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return copyJSON(p.stdout, plan.JSON)
+			}
+			now := time.Now()
+			rows := [][]string{{"AT", "IN", "KIND", "NAME", "WHAT", "WHY"}}
+			for _, s := range plan.Steps {
+				rows = append(rows, []string{instant(s.At), span(s.At.Sub(now)), s.Kind, s.Name, s.Action, s.Reason})
+			}
+			var out bytes.Buffer
+			table(&out, rows)
+			_, err = p.stdout.Write(out.Bytes())
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// newDoctor is `signet doctor`.
+func newDoctor(p *program) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Check the HSM, PIN, upstreams, clock, permissions and consumers live",
+		Long: `Have the agent check the HSM, the state of its PIN, the upstreams, the clock,
+permissions and consumers. Exit status 1 if a check failed.`,
+		Args: exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			d, err := p.agent().Doctor(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				err = copyJSON(p.stdout, d.JSON)
+			} else {
+				err = printChecks(p.stdout, d.Checks)
+			}
+			failed := 0
+			for _, c := range d.Checks {
+				if c.Status == "failed" {
+					failed++
+				}
+			}
+			if failed > 0 {
+				err = errors.Join(err, fmt.Errorf("doctor: %d of %d checks failed", failed, len(d.Checks)))
+			}
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// printChecks prints what the agent found, and below each trouble what to do.
+func printChecks(w io.Writer, checks []client.Check) error {
+	var out bytes.Buffer
+	for _, c := range checks {
+		text := c.Name
+		if c.Detail != "" {
+			text += ": " + c.Detail
+		}
+		line(&out, c.Status, text)
+		if c.Hint != "" {
+			line(&out, "", "-> "+c.Hint)
+		}
+	}
+	_, err := w.Write(out.Bytes())
+	return err
+}
+
+// line prints a label and a text.
+func line(w *bytes.Buffer, label, text string) {
+	fmt.Fprintf(w, "%-8s %s\n", printable(label), printable(text))
+}
+
+// table prints rows in columns. An empty cell is a dash.
+func table(w *bytes.Buffer, rows [][]string) {
+	columns := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, row := range rows {
+		for i, cell := range row {
+			if cell == "" {
+				cell = "-"
+			}
+			end := "\t"
+			if i == len(row)-1 {
+				end = "\n"
+			}
+			fmt.Fprint(columns, printable(cell)+end)
+		}
+	}
+	columns.Flush()
+}
+
+// instant is a time for people: RFC 3339 to the second, and nothing for none.
+func instant(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339)
+}
+
+// span is a duration for people, in its two largest units.
+func span(d time.Duration) string {
+	switch {
+	case d < 0:
+		return "overdue"
+	case d < time.Minute:
+		return d.Truncate(time.Second).String()
+	case d < time.Hour:
+		return fmt.Sprintf("%dm%ds", d/time.Minute, d%time.Minute/time.Second)
+	case d < 24*time.Hour:
+		return fmt.Sprintf("%dh%dm", d/time.Hour, d%time.Hour/time.Minute)
+	}
+	const day = 24 * time.Hour
+	return fmt.Sprintf("%dd%dh", d/day, d%day/time.Hour)
+}
+
+// copyJSON prints JSON of the agent's as it is, indented.
+func copyJSON(w io.Writer, text json.RawMessage) error {
+	var out bytes.Buffer
+	if err := json.Indent(&out, bytes.TrimSpace(text), "", "  "); err != nil {
+		return err
+	}
+	out.WriteByte('\n')
+	_, err := w.Write(out.Bytes())
+	return err
+}
