@@ -43,6 +43,9 @@ type SignRequest struct {
 	Padding string `json:"padding,omitempty"` // RSA only: "pkcs1v15" or "pss"
 	Digest  []byte `json:"digest,omitempty"`
 	Message []byte `json:"message,omitempty"` // for Ed25519, in place of all else
+	// Generation is that of the key to use; 0 is the current one. One that was
+	// replaced signs on through its time of grace.
+	Generation int `json:"generation,omitempty"`
 }
 
 // A Signature is what a key made of a SignRequest: for ECDSA ASN.1 DER, for
@@ -84,13 +87,13 @@ func (c *Client) Sign(ctx context.Context, name string, r SignRequest) (*Signatu
 }
 
 // ErrRotated is what a Signer answers whose key has been replaced by a newer
-// generation: get a new Signer, and whatever belongs to it, such as the
-// certificate.
+// generation and signs no more: get a new Signer, and whatever belongs to it,
+// such as the certificate.
 var ErrRotated = errors.New("the key was rotated")
 
 // Signer returns a signer whose private key stays in the HSM. It is of the
-// generation that the key has now, and answers ErrRotated once there is a newer
-// one.
+// generation that the key has now. After a rotation it signs on with that one for
+// as long as the agent lets it.
 func (c *Client) Signer(ctx context.Context, key string) (crypto.Signer, error) {
 	k, err := c.Key(ctx, key)
 	if err != nil {
@@ -120,6 +123,7 @@ func (s *signer) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byt
 	if err != nil {
 		return nil, fmt.Errorf("key %q: sign: %w", s.key, err)
 	}
+	r.Generation = s.generation
 	sig, err := s.c.Sign(context.Background(), s.key, r)
 	if err != nil {
 		return nil, err
