@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/pem"
 	"log/slog"
 	"strings"
 	"sync"
@@ -73,6 +74,10 @@ func newBed(t *testing.T) *bed {
 	t.Cleanup(b.http.Reset)
 	b.client = manager.New(manager.Config{HTTP: b.http, AccountID: id, Log: slog.New(slog.NewTextHandler(&b.log, nil))})
 	return b
+}
+
+func pemOf(kind string, der []byte) string {
+	return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
 }
 
 func (b *bed) csr(key crypto.Signer) []byte {

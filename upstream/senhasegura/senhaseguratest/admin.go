@@ -208,3 +208,15 @@ func changing[T any](name string, change func(string, T) error) http.HandlerFunc
 		w.WriteHeader(http.StatusNoContent)
 	}
 }
+
+// AccessKey is the client id and secret of the first authorization, as an
+// administrator sees them on the screen.
+func (s *Server) AccessKey() (clientID, clientSecret string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.vault.Authorizations) == 0 {
+		return "", ""
+	}
+	first := s.vault.Authorizations[0]
+	return first.ClientID, first.ClientSecret
+}
