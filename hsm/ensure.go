@@ -1,0 +1,347 @@
+package hsm
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/signet-agent/signet/hsm/wire"
+)
+
+const (
+	// rsaPatience is how many times longer than other calls the generation of a
+	// large RSA key may take.
+	rsaPatience = 3
+	// sweepAfter is how long nameless remains must have stayed as they are: what
+	// another program is just generating looks the same, for a moment.
+	sweepAfter = 2 * time.Second
+	// generateTries is how often a generation is tried when workers end under it.
+	generateTries = 3
+)
+
+// Ensure makes a reserved key if it is not there yet, checks it, and calls it
+// live. It may be repeated after any failure. A key that was live before is
+// never made anew: if it is gone, the error is [ErrKeyLost].
+func (t *Token) Ensure(ctx context.Context, id string) (*Key, error) {
+	if err := t.making.Acquire(ctx, 1); err != nil {
+		return nil, t.fail("make", id, fmt.Errorf("%w: %w", ErrDeadline, err))
+	}
+	defer t.making.Release(1)
+	k, err := t.ledgerKey("make", id)
+	if err != nil {
+		return nil, err
+	}
+	switch k.State {
+	case Live, Retiring:
+		return t.existing(ctx, k)
+	case Intended:
+		return t.make(ctx, k)
+	}
+	return nil, t.fail("make", k.String(), fmt.Errorf("%w: it is %s", ErrState, k.State))
+}
+
+// Key returns a key that is live or retiring, and makes nothing.
+func (t *Token) Key(ctx context.Context, id string) (*Key, error) {
+	k, err := t.ledgerKey("use", id)
+	if err != nil {
+		return nil, err
+	}
+	if k.State != Live && k.State != Retiring {
+		return nil, t.fail("use", k.String(), fmt.Errorf("%w: it is %s", ErrState, k.State))
+	}
+	return t.existing(ctx, k)
+}
+
+// existing returns a key that must be there. It is checked once per process;
+// that it stays the same is checked whenever the token is opened.
+func (t *Token) existing(ctx context.Context, k LedgerKey) (*Key, error) {
+	t.mu.Lock()
+	key := t.trusted[k.ID]
+	t.mu.Unlock()
+	if key != nil {
+		copied := *key
+		copied.info = k
+		return &copied, nil
+	}
+	f, err := t.find(ctx, k)
+	if err != nil {
+		return nil, err
+	}
+	if f.Private+f.Secret == 0 {
+		return nil, t.fail("use", k.String(), ErrKeyLost)
+	}
+	key, err = t.check(ctx, k, f)
+	if err != nil {
+		return nil, err
+	}
+	t.trust(key)
+	return key, nil
+}
+
+func (t *Token) trust(key *Key) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.trusted[key.info.ID] = key
+}
+
+// make takes an intent to a live key: what an earlier try has left is used if
+// it is whole and good, else removed, and the key made under the same ID.
+func (t *Token) make(ctx context.Context, k LedgerKey) (*Key, error) {
+	var err error
+	for range generateTries {
+		var key *Key
+		if key, err = t.makeOnce(ctx, k); err == nil {
+			return key, nil
+		}
+		if !errors.Is(err, errLost) || ctx.Err() != nil {
+			return nil, err
+		}
+	}
+	return nil, err
+}
+
+func (t *Token) makeOnce(ctx context.Context, k LedgerKey) (*Key, error) {
+	f, err := t.find(ctx, k)
+	if err != nil {
+		return nil, err
+	}
+	if err := t.sweep(ctx); err != nil {
+		return nil, err
+	}
+	if f.Private+f.Public+f.Secret+f.Certificates+f.Unreadable > 0 {
+		key, err := t.check(ctx, k, f)
+		if err == nil {
+			return t.born(k, key)
+		}
+		if !errors.Is(err, ErrUntrusted) {
+			return nil, err
+		}
+		t.log.Warn("removing the remains of an interrupted key generation", "key", k.String(), "id", k.ID, "err", err)
+		if err := t.destroy(ctx, k, nil); err != nil {
+			return nil, err
+		}
+	}
+	if f, err = t.generate(ctx, k); err != nil {
+		return nil, err
+	}
+	key, err := t.check(ctx, k, f)
+	if err != nil {
+		return nil, err
+	}
+	return t.born(k, key)
+}
+
+// born writes down that a key is good.
+func (t *Token) born(k LedgerKey, key *Key) (*Key, error) {
+	serial := t.Status().Serial
+	saved, err := t.setState("make", k.ID, func(k *LedgerKey) { k.State, k.Serial = Live, serial })
+	if err != nil {
+		return nil, err
+	}
+	key.info = saved
+	t.trust(key)
+	t.log.Info("key made", "key", k.String(), "id", k.ID, "type", string(k.Type))
+	return key, nil
+}
+
+func (t *Token) find(ctx context.Context, k LedgerKey) (*wire.Found, error) {
+	f := &wire.Found{}
+	return f, t.call(ctx, request{name: "find", key: k.String(), op: wire.OpFind}, wire.Find{ID: k.ID}, f)
+}
+
+// generate asks the token for a key, after making sure that it can.
+func (t *Token) generate(ctx context.Context, k LedgerKey) (*wire.Found, error) {
+	t.mu.Lock()
+	able := t.opened == nil || slices.Contains(supported(t.opened), k.Type)
+	t.mu.Unlock()
+	if !able {
+		return nil, t.fail("generate", k.String(), &wire.Error{CKR: 0x70, Name: "CKR_MECHANISM_INVALID", Text: "the token does not offer " + string(k.Type)})
+	}
+	timeout := t.cfg.Timeout
+	if k.Type == RSA3072 || k.Type == RSA4096 {
+		timeout *= rsaPatience
+	}
+	f := &wire.Found{}
+	return f, t.call(ctx, request{name: "generate", key: k.String(), op: wire.OpGenerate, alone: true, timeout: timeout, once: true},
+		wire.Generate{ID: k.ID, Label: k.String(), Type: string(k.Type)}, f)
+}
+
+// destroy removes what carries the key's ID, and nameless remains.
+func (t *Token) destroy(ctx context.Context, k LedgerKey, loose []uint64) error {
+	return t.call(ctx, request{name: "destroy", key: k.String(), op: wire.OpDestroy, alone: true},
+		wire.Destroy{ID: k.ID, Loose: loose}, nil)
+}
+
+// sweep removes nameless remains that were there when the worker opened the token
+// with an intent outstanding, and that are still the same some time later. It
+// runs before that intent is fulfilled, because afterwards nothing would say
+// whose they are.
+func (t *Token) sweep(ctx context.Context) error {
+	p, err := t.await(ctx)
+	if err != nil {
+		return t.fail("sweep", "", err)
+	}
+	if len(p.remains) == 0 {
+		return nil
+	}
+	select {
+	case <-time.After(time.Until(p.remainsSeen.Add(sweepAfter))):
+	case <-ctx.Done():
+		return t.fail("sweep", "", fmt.Errorf("%w: %w", ErrDeadline, ctx.Err()))
+	}
+	listed := &wire.Listed{}
+	if err := t.call(ctx, request{name: "list", op: wire.OpList}, wire.List{}, listed); err != nil {
+		return err
+	}
+	var still []uint64
+	for _, h := range incomplete(listed) {
+		if slices.Contains(p.remains, h) {
+			still = append(still, h)
+		}
+	}
+	if now, err := t.await(ctx); err != nil || now != p {
+		return t.fail("sweep", "", errLost) // handles are those of one worker only
+	}
+	if len(still) > 0 {
+		t.log.Warn("removing nameless remains of an interrupted key generation", "objects", len(still))
+		payload, err := wire.Marshal(wire.Destroy{Loose: still})
+		if err != nil {
+			return t.fail("sweep", "", err)
+		}
+		if _, err := p.call(ctx, p.capacity, t.cfg.Timeout, wire.OpDestroy, payload); err != nil {
+			return t.fail("sweep", "", err)
+		}
+	}
+	p.remains = nil
+	return nil
+}
+
+// check decides whether what was found is the key, whole, unable to leave the
+// token, and able to do its work.
+func (t *Token) check(ctx context.Context, k LedgerKey, f *wire.Found) (*Key, error) {
+	bad := func(format string, args ...any) error {
+		return t.fail("check", k.String(), fmt.Errorf("%w: %s", ErrUntrusted, fmt.Sprintf(format, args...)))
+	}
+	id, err := hex.DecodeString(k.ID)
+	if err != nil {
+		return nil, bad("the ledger has %q for its ID", k.ID)
+	}
+	key := &Key{t: t, info: k, id: id, spki: f.SPKI}
+	typ := k.Type
+	if typ == sealRSA {
+		typ = RSA2048 // the public key does not say what it is for
+	}
+	switch {
+	case f.Unreadable > 0:
+		return nil, bad("%d objects cannot be read", f.Unreadable)
+	case k.Type == sealAES && (f.Secret != 1 || f.Private+f.Public > 0):
+		return nil, bad("the token has %d secret keys with its ID", f.Secret)
+	case k.Type != sealAES && (f.Private != 1 || f.Public != 1 || f.Secret > 0):
+		return nil, bad("the token has %d private and %d public halves with its ID", f.Private, f.Public)
+	case KeyType(f.Type) != typ:
+		return nil, bad("it is of type %q, not %q", f.Type, k.Type)
+	}
+	if k.Type != sealAES {
+		if key.pub, err = x509.ParsePKIXPublicKey(f.SPKI); err != nil {
+			return nil, bad("public half: %v", err)
+		}
+	}
+	a, err := t.audit(ctx, k)
+	if err != nil {
+		return nil, err
+	}
+	if findings := judge(a); len(findings) > 0 {
+		return nil, bad("%v", findings)
+	}
+	if k.Type.seals() {
+		err = t.trySeal(ctx, key)
+	} else {
+		err = trySign(ctx, key)
+	}
+	var e *Error
+	switch {
+	case err == nil:
+		return key, nil
+	case errors.As(err, &e) && !errors.Is(err, ErrClosed) && !errors.Is(err, ErrDeadline) && !errors.Is(err, errLost):
+		return nil, bad("it does not work: %v", e.Err)
+	}
+	return nil, err
+}
+
+func (t *Token) audit(ctx context.Context, k LedgerKey) (*wire.Audited, error) {
+	a := &wire.Audited{}
+	return a, t.call(ctx, request{name: "audit", key: k.String(), op: wire.OpAudit, alone: true}, wire.Find{ID: k.ID}, a)
+}
+
+// trySign makes a signature and verifies it without the token.
+func trySign(ctx context.Context, k *Key) error {
+	msg := make([]byte, 32)
+	rand.Read(msg) // never fails
+	digest := sha256.Sum256(msg)
+	ok := false
+	switch pub := k.pub.(type) {
+	case *rsa.PublicKey:
+		sig, err := k.SignContext(ctx, digest[:], crypto.SHA256)
+		if err != nil {
+			return err
+		}
+		ok = rsa.VerifyPKCS1v15(pub, crypto.SHA256, digest[:], sig) == nil
+	case *ecdsa.PublicKey:
+		sig, err := k.SignContext(ctx, digest[:], crypto.SHA256)
+		if err != nil {
+			return err
+		}
+		ok = ecdsa.VerifyASN1(pub, digest[:], sig)
+	case ed25519.PublicKey:
+		sig, err := k.SignContext(ctx, msg, crypto.Hash(0))
+		if err != nil {
+			return err
+		}
+		ok = ed25519.Verify(pub, msg, sig)
+	}
+	if !ok {
+		return k.t.fail("check", k.info.String(), errors.New("its signature is not by its public half"))
+	}
+	return nil
+}
+
+// Destroy removes a key from the token for good. The ledger must say that it is
+// retired. Destroying a destroyed key does nothing.
+func (t *Token) Destroy(ctx context.Context, id string) error {
+	if err := t.making.Acquire(ctx, 1); err != nil {
+		return t.fail("destroy", id, fmt.Errorf("%w: %w", ErrDeadline, err))
+	}
+	defer t.making.Release(1)
+	k, err := t.ledgerKey("destroy", id)
+	if err != nil {
+		return err
+	}
+	switch k.State {
+	case Destroyed:
+		return nil
+	case Retired:
+	default:
+		return t.fail("destroy", k.String(), fmt.Errorf("%w: it is %s, not %s", ErrState, k.State, Retired))
+	}
+	t.mu.Lock()
+	delete(t.trusted, id)
+	t.mu.Unlock()
+	if err := t.destroy(ctx, k, nil); err != nil {
+		return err
+	}
+	if _, err := t.setState("destroy", id, func(k *LedgerKey) { k.State = Destroyed }); err != nil {
+		return err
+	}
+	t.log.Info("key destroyed", "key", k.String(), "id", k.ID)
+	return nil
+}

@@ -1,0 +1,5 @@
+//go:build race
+
+package hsmtest
+
+const raceDetector = true

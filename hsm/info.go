@@ -1,0 +1,237 @@
+package hsm
+
+import (
+	"context"
+	"crypto"
+	"crypto/x509"
+	"fmt"
+	"slices"
+
+	"github.com/signet-agent/signet/hsm/wire"
+)
+
+// A KeyInfo is what can be said of a key.
+type KeyInfo struct {
+	LedgerKey
+	Public     crypto.PublicKey // nil for a sealing key that has none
+	SPKI       []byte
+	Attributes map[string]any // CKA_... as the module states them; nil where it does not
+	Audit      Audit
+	// Certificate is the one stored beside the key, in DER; nil if none is.
+	Certificate []byte
+}
+
+// An Audit is whether a key can leave the token, from what the module says and
+// from what it did when asked.
+type Audit struct {
+	Passed   bool
+	Findings []string // what is wrong
+	Read     string   // outcome of reading the private value: refused, allowed
+	Wrap     string   // outcome of wrapping the key: refused, allowed, untested
+	WrapBy   string   // what was tried, or why nothing could be
+}
+
+// Info asks the token about a key.
+func (t *Token) Info(ctx context.Context, id string) (KeyInfo, error) {
+	k, err := t.ledgerKey("show", id)
+	if err != nil {
+		return KeyInfo{}, err
+	}
+	info := KeyInfo{LedgerKey: k}
+	f, err := t.find(ctx, k)
+	if err != nil {
+		return info, err
+	}
+	if f.Private+f.Secret == 0 {
+		return info, t.fail("show", k.String(), ErrKeyLost)
+	}
+	info.SPKI, info.Certificate = f.SPKI, f.Certificate
+	if len(f.SPKI) > 0 {
+		if info.Public, err = x509.ParsePKIXPublicKey(f.SPKI); err != nil {
+			return info, t.fail("show", k.String(), err)
+		}
+	}
+	a, err := t.audit(ctx, k)
+	if err != nil {
+		return info, err
+	}
+	findings := judge(a)
+	info.Attributes = a.Attributes
+	info.Audit = Audit{Passed: len(findings) == 0, Findings: findings, Read: a.Read, Wrap: a.Wrap, WrapBy: a.WrapBy}
+	return info, nil
+}
+
+// judge says what is wrong with a key. A flag that the module does not state is
+// not held against it, except the two that say whether the key can leave now.
+func judge(a *wire.Audited) []string {
+	var bad []string
+	for _, want := range []struct {
+		name     string
+		value    bool
+		required bool
+	}{
+		{"CKA_SENSITIVE", true, true},
+		{"CKA_EXTRACTABLE", false, true},
+		{"CKA_ALWAYS_SENSITIVE", true, false},
+		{"CKA_NEVER_EXTRACTABLE", true, false},
+		{"CKA_TOKEN", true, false},
+	} {
+		v, stated := a.Attributes[want.name].(bool)
+		if stated && v != want.value || !stated && want.required {
+			bad = append(bad, fmt.Sprintf("%s is %v", want.name, a.Attributes[want.name]))
+		}
+	}
+	// NSS calls keys that it has made itself not local; but it knows how they
+	// were made, which nobody knows of an imported one.
+	if local, stated := a.Attributes["CKA_LOCAL"].(bool); stated && !local && a.Attributes["CKA_KEY_GEN_MECHANISM"] == nil {
+		bad = append(bad, "CKA_LOCAL is false: it was not made on the token")
+	}
+	if a.Read == wire.Allowed {
+		bad = append(bad, "its private value can be read")
+	}
+	if a.Wrap == wire.Allowed {
+		bad = append(bad, "it can be wrapped out by "+a.WrapBy)
+	}
+	return bad
+}
+
+// An Object is something on the token that the ledger does not know.
+type Object struct {
+	ID    string // hex CKA_ID; may be empty
+	Label string
+	What  string // such as "private key, public key"
+}
+
+// Unknown lists what is on the token and not in the ledger. It is never touched.
+func (t *Token) Unknown(ctx context.Context) ([]Object, error) {
+	keys, err := t.ledgerKeys()
+	if err != nil {
+		return nil, err
+	}
+	known := map[string]bool{}
+	for _, k := range keys {
+		known[k.ID] = k.State != Destroyed
+	}
+	listed := &wire.Listed{}
+	if err := t.call(ctx, request{name: "list", op: wire.OpList}, wire.List{}, listed); err != nil {
+		return nil, err
+	}
+	var out []Object
+	for _, f := range listed.Found {
+		if !known[f.ID] {
+			out = append(out, Object{ID: f.ID, Label: f.Label, What: contents(f)})
+		}
+	}
+	for _, l := range listed.Loose {
+		what := l.Class + " without ID"
+		if l.Incomplete {
+			what += ", incomplete"
+		}
+		out = append(out, Object{Label: l.Label, What: what})
+	}
+	return out, nil
+}
+
+func contents(f wire.Found) string {
+	s := ""
+	for _, c := range []struct {
+		n    int
+		name string
+	}{{f.Private, "private key"}, {f.Public, "public key"}, {f.Secret, "secret key"}, {f.Certificates, "certificate"}, {f.Unreadable, "unreadable object"}} {
+		if c.n == 0 {
+			continue
+		}
+		if s != "" {
+			s += ", "
+		}
+		if c.n > 1 {
+			s += fmt.Sprintf("%d times ", c.n)
+		}
+		s += c.name
+	}
+	return s
+}
+
+// StoreCertificate puts a certificate beside its key, in place of one stored
+// before, so that programs which find both on the token can use them. The key
+// must be ours and the certificate be for it.
+func (t *Token) StoreCertificate(ctx context.Context, id string, der []byte) error {
+	key, err := t.Key(ctx, id)
+	if err != nil {
+		return err
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return t.fail("store certificate of", key.info.String(), fmt.Errorf("%w: %w", ErrInvalid, err))
+	}
+	if string(cert.RawSubjectPublicKeyInfo) != string(key.spki) {
+		return t.fail("store certificate of", key.info.String(), fmt.Errorf("%w: the certificate is for another key", ErrInvalid))
+	}
+	return t.call(ctx, request{name: "store certificate of", key: key.info.String(), op: wire.OpCertificate, alone: true},
+		wire.Certificate{ID: id, Label: key.info.String(), DER: der}, nil)
+}
+
+// needs are the mechanisms that a type of key takes, with the key size.
+var needs = []struct {
+	typ   KeyType
+	mechs []uint
+	size  uint // 0 where mechanisms do not say
+}{
+	{RSA2048, []uint{wire.MechRSAKeyGen, wire.MechRSAPKCS}, 2048},
+	{RSA3072, []uint{wire.MechRSAKeyGen, wire.MechRSAPKCS}, 3072},
+	{RSA4096, []uint{wire.MechRSAKeyGen, wire.MechRSAPKCS}, 4096},
+	{ECDSAP256, []uint{wire.MechECKeyGen, wire.MechECDSA}, 256},
+	{ECDSAP384, []uint{wire.MechECKeyGen, wire.MechECDSA}, 384},
+	{ECDSAP521, []uint{wire.MechECKeyGen, wire.MechECDSA}, 521},
+	{Ed25519, []uint{wire.MechEdKeyGen, wire.MechEdDSA}, 0},
+	{sealAES, []uint{wire.MechAESKeyGen, wire.MechAESGCM}, 0},
+	{sealRSA, []uint{wire.MechRSAKeyGen, wire.MechRSAOAEP}, 2048},
+}
+
+// supported are the types of keys that the token says it can have.
+func supported(o *wire.Opened) []KeyType {
+	var types []KeyType
+	for _, n := range needs {
+		if !slices.ContainsFunc(n.mechs, func(m uint) bool { return !offers(o, m, n.size) }) {
+			types = append(types, n.typ)
+		}
+	}
+	return types
+}
+
+func offers(o *wire.Opened, mech, size uint) bool {
+	for _, m := range o.Mechanisms {
+		if m.Type == mech {
+			return size == 0 || m.Max == 0 || m.Min <= size && size <= m.Max
+		}
+	}
+	return false
+}
+
+// limits says what the token cannot do.
+func limits(o *wire.Opened) []string {
+	var out []string
+	can := supported(o)
+	for _, n := range needs {
+		if n.typ != sealRSA && n.typ != sealAES && !slices.Contains(can, n.typ) {
+			out = append(out, "no keys of type "+string(n.typ))
+		}
+	}
+	if !slices.Contains(can, sealAES) {
+		if slices.Contains(can, sealRSA) {
+			out = append(out, "no AES-GCM: the data key is sealed by RSA-OAEP")
+		} else {
+			out = append(out, "neither AES-GCM nor RSA-OAEP: nothing can be sealed")
+		}
+	}
+	if !offers(o, wire.MechRSAPSS, 0) {
+		out = append(out, "no RSA-PSS: RSA keys cannot serve TLS 1.3")
+	}
+	if o.Flags&wire.FlagWriteProtected != 0 {
+		out = append(out, "the token is read-only: no new keys")
+	}
+	if o.Flags&wire.FlagPINToBeChanged != 0 {
+		out = append(out, "the token wants its PIN changed")
+	}
+	return out
+}

@@ -1,0 +1,215 @@
+package hsm
+
+import (
+	"cmp"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/signet-agent/signet/hsm/wire"
+)
+
+// A KeyType is an algorithm with its size.
+type KeyType string
+
+// The types of keys. The last two seal and do not sign.
+const (
+	RSA2048   KeyType = wire.TypeRSA2048
+	RSA3072   KeyType = wire.TypeRSA3072
+	RSA4096   KeyType = wire.TypeRSA4096
+	ECDSAP256 KeyType = wire.TypeP256
+	ECDSAP384 KeyType = wire.TypeP384
+	ECDSAP521 KeyType = wire.TypeP521
+	Ed25519   KeyType = wire.TypeEd25519
+
+	sealAES KeyType = wire.TypeAES256
+	sealRSA KeyType = wire.TypeRSA2048KE
+)
+
+// seals reports whether a key of this type seals.
+func (t KeyType) seals() bool { return t == sealAES || t == sealRSA }
+
+// valid reports whether t is a type for signing.
+func (t KeyType) valid() bool {
+	switch t {
+	case RSA2048, RSA3072, RSA4096, ECDSAP256, ECDSAP384, ECDSAP521, Ed25519:
+		return true
+	}
+	return false
+}
+
+// A State is where a key is in its life. It only ever moves on.
+type State string
+
+// The states of a key.
+const (
+	Intended  State = "intended"  // written down, perhaps not made
+	Live      State = "live"      // checked, in use
+	Retiring  State = "retiring"  // replaced, still used through the grace time
+	Retired   State = "retired"   // no longer used, may be destroyed
+	Destroyed State = "destroyed" // gone from the token
+)
+
+var stateOrder = []State{Intended, Live, Retiring, Retired, Destroyed}
+
+// A LedgerKey is one key as the ledger knows it.
+type LedgerKey struct {
+	ID         string // hex CKA_ID
+	Token      string // Config.Name
+	Name       string
+	Generation int // from 1
+	Type       KeyType
+	State      State
+	Created    time.Time
+	Serial     string // of the token it was made on; empty if not known
+}
+
+// String is how the key is called: name#generation.
+func (k LedgerKey) String() string { return fmt.Sprintf("%s#%d", k.Name, k.Generation) }
+
+// A Ledger remembers which keys are ours.
+type Ledger interface {
+	// Keys returns all keys of all tokens, destroyed ones too.
+	Keys() ([]LedgerKey, error)
+	// SaveKey adds or replaces the key with this ID. It is durable when it
+	// returns.
+	SaveKey(LedgerKey) error
+}
+
+// A Guard remembers which PIN must not be tried again, by a digest. It is
+// durable when its methods return.
+type Guard interface {
+	// Refused returns what SetRefused was last given, or nothing.
+	Refused() (salt, digest []byte, reason string, err error)
+	SetRefused(salt, digest []byte, reason string) error
+	Clear() error
+}
+
+// memoryGuard is the guard of a Config without one: it remembers for as long as
+// the process lives.
+type memoryGuard struct {
+	mu           sync.Mutex
+	salt, digest []byte
+	reason       string
+}
+
+func (g *memoryGuard) Refused() (salt, digest []byte, reason string, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.salt, g.digest, g.reason, nil
+}
+
+func (g *memoryGuard) SetRefused(salt, digest []byte, reason string) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.salt, g.digest, g.reason = salt, digest, reason
+	return nil
+}
+
+func (g *memoryGuard) Clear() error { return g.SetRefused(nil, nil, "") }
+
+// Keys returns the keys of this token that the ledger knows, by name and
+// generation. It is empty when the ledger cannot be read; calls that need a key
+// tell why.
+func (t *Token) Keys() []LedgerKey {
+	keys, _ := t.ledgerKeys()
+	return keys
+}
+
+func (t *Token) ledgerKeys() ([]LedgerKey, error) {
+	if t.cfg.Ledger == nil {
+		return nil, t.fail("read ledger", "", fmt.Errorf("%w: none is configured", ErrInvalid))
+	}
+	all, err := t.cfg.Ledger.Keys()
+	if err != nil {
+		return nil, t.fail("read ledger", "", err)
+	}
+	keys := slices.DeleteFunc(slices.Clone(all), func(k LedgerKey) bool { return k.Token != t.cfg.Name })
+	slices.SortFunc(keys, func(a, b LedgerKey) int {
+		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Generation, b.Generation), cmp.Compare(a.ID, b.ID))
+	})
+	return keys, nil
+}
+
+// ledgerKey finds one key by ID.
+func (t *Token) ledgerKey(op, id string) (LedgerKey, error) {
+	keys, err := t.ledgerKeys()
+	if err != nil {
+		return LedgerKey{}, err
+	}
+	for _, k := range keys {
+		if k.ID == id {
+			return k, nil
+		}
+	}
+	return LedgerKey{}, t.fail(op, id, ErrNoKey)
+}
+
+func (t *Token) save(op string, k LedgerKey) error {
+	if err := t.cfg.Ledger.SaveKey(k); err != nil {
+		return t.fail(op, k.String(), fmt.Errorf("write ledger: %w", err))
+	}
+	return nil
+}
+
+// Reserve writes down the intent to make the next generation of a key. It needs
+// no open token. The key is made by Ensure.
+func (t *Token) Reserve(name string, typ KeyType) (LedgerKey, error) {
+	if !typ.valid() || name == "" {
+		return LedgerKey{}, t.fail("reserve", name, fmt.Errorf("%w: key type %q", ErrInvalid, typ))
+	}
+	return t.reserve(name, typ)
+}
+
+func (t *Token) reserve(name string, typ KeyType) (LedgerKey, error) {
+	t.ledger.Lock()
+	defer t.ledger.Unlock()
+	keys, err := t.ledgerKeys()
+	if err != nil {
+		return LedgerKey{}, err
+	}
+	id := make([]byte, 16)
+	rand.Read(id) // never fails
+	k := LedgerKey{ID: hex.EncodeToString(id), Token: t.cfg.Name, Name: name, Generation: 1,
+		Type: typ, State: Intended, Created: time.Now().UTC()}
+	for _, other := range keys {
+		if other.Name == name && other.Generation >= k.Generation {
+			k.Generation = other.Generation + 1
+		}
+	}
+	return k, t.save("reserve", k)
+}
+
+// SetState moves a key on in its life. A key cannot be called live this way,
+// which takes Ensure, nor destroyed, which takes Destroy; and nothing moves back.
+func (t *Token) SetState(id string, to State) error {
+	t.ledger.Lock()
+	defer t.ledger.Unlock()
+	k, err := t.ledgerKey("set state of", id)
+	if err != nil {
+		return err
+	}
+	if k.State == to {
+		return nil
+	}
+	if to != Retiring && to != Retired || slices.Index(stateOrder, to) < slices.Index(stateOrder, k.State) {
+		return t.fail("set state of", k.String(), fmt.Errorf("%w: it is %s and cannot become %s", ErrState, k.State, to))
+	}
+	k.State = to
+	return t.save("set state of", k)
+}
+
+// setState records what was done on the token.
+func (t *Token) setState(op, id string, change func(*LedgerKey)) (LedgerKey, error) {
+	t.ledger.Lock()
+	defer t.ledger.Unlock()
+	k, err := t.ledgerKey(op, id)
+	if err != nil {
+		return k, err
+	}
+	change(&k)
+	return k, t.save(op, k)
+}

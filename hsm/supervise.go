@@ -1,0 +1,344 @@
+package hsm
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"github.com/signet-agent/signet/hsm/wire"
+)
+
+const (
+	// startInterval is the least time between two starts of workers.
+	startInterval = time.Second
+	// crashWait is the longest wait for the next worker while they can open the
+	// token; absentWait while they cannot.
+	crashWait  = 4 * time.Second
+	absentWait = 30 * time.Second
+	// stableAfter is how long a worker must live for its end not to count
+	// towards a longer wait.
+	stableAfter = 10 * time.Second
+	// healthInterval is how often the token is asked whether it is well.
+	healthInterval = 5 * time.Second
+	// closeTimeout is how long a worker may take to end when it is told to.
+	closeTimeout = 5 * time.Second
+	// lostOpens is how many workers in a row may end while opening the token
+	// before callers are told instead of left waiting.
+	lostOpens = 3
+)
+
+// Run opens the token and keeps it open, replacing its worker as often as it
+// takes. It returns nil when ctx is done, and never otherwise: a token that
+// cannot be opened is a state to report, and may pass.
+func (t *Token) Run(ctx context.Context) error {
+	defer t.update(func() {
+		t.cur, t.err = nil, errors.New("the agent has stopped")
+		t.status.Open, t.status.Since = false, time.Now()
+	})
+	if t.cfgErr != nil {
+		t.log.Error("HSM cannot be used", "err", t.cfgErr)
+		<-ctx.Done()
+		return nil
+	}
+	failures := 0
+	for first := true; ; first = false {
+		start := time.Now()
+		if !first {
+			t.update(func() { t.status.Restarts++ })
+		}
+		p, err := t.open(ctx)
+		opened := err == nil
+		if opened {
+			err = t.hold(ctx, p)
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		if opened && time.Since(start) > stableAfter {
+			failures = 0
+		}
+		failures++
+		wait := restartWait(failures, opened, time.Since(start))
+		t.closed(err, opened, failures, wait)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.kick:
+		case <-time.After(wait):
+		}
+	}
+}
+
+// restartWait is how long to wait for the next worker, after so many failures in
+// a row and a last start so long ago. Its jitter never takes it to nothing.
+func restartWait(failures int, opened bool, since time.Duration) time.Duration {
+	most := absentWait
+	if opened {
+		most = crashWait
+	}
+	wait := startInterval
+	for range failures - 1 {
+		wait = min(2*wait, most)
+	}
+	if failures > 1 {
+		wait = wait*3/4 + rand.N(wait/4)
+	}
+	return max(wait-since, 0)
+}
+
+// closed notes that the worker has ended, and tells once what keeps the token
+// closed.
+func (t *Token) closed(err error, opened bool, failures int, wait time.Duration) {
+	definite := err
+	if errors.Is(err, errLost) && (opened || failures <= lostOpens) {
+		definite = nil // the next worker may well do better: let callers wait for it
+	}
+	before := t.Status().Err
+	t.update(func() {
+		t.cur = nil
+		if definite != nil || t.err == nil {
+			t.err = definite
+		}
+		if t.status.Open {
+			t.status.Since = time.Now()
+		}
+		t.status.Open, t.status.Err = false, err
+	})
+	level := slog.LevelWarn
+	if before != nil && before.Error() == err.Error() {
+		level = slog.LevelDebug
+	} else if errors.Is(err, ErrPIN) || errors.Is(err, ErrReplaced) {
+		level = slog.LevelError
+	}
+	t.log.Log(context.Background(), level, "HSM closed", "err", err, "retry_in", wait)
+}
+
+// hold uses an open worker until it ends or ctx is done.
+func (t *Token) hold(ctx context.Context, p *process) error {
+	health := time.NewTicker(healthInterval)
+	defer health.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			t.update(func() { t.cur = nil })
+			p.shutdown(closeTimeout)
+			return nil
+		case <-p.done:
+			return t.fail("use", "", p.given())
+		case <-health.C:
+			t.checkHealth(ctx, p)
+		}
+	}
+}
+
+// checkHealth asks the token whether it is well. If not, the worker answers
+// with a fatal error, and ends.
+func (t *Token) checkHealth(ctx context.Context, p *process) {
+	ctx, cancel := context.WithTimeout(ctx, t.cfg.Timeout)
+	defer cancel()
+	req := wire.Health{Serial: p.serial, ID: p.canary}
+	if req.ID != "" {
+		// A key that was destroyed meanwhile, on purpose, says nothing.
+		if k, err := t.ledgerKey("check", req.ID); err != nil || k.State != Live && k.State != Retiring {
+			req.ID = ""
+		}
+	}
+	payload, err := wire.Marshal(req)
+	if err == nil {
+		_, err = p.call(ctx, 1, t.cfg.Timeout, wire.OpHealth, payload)
+	}
+	if err != nil && ctx.Err() == nil {
+		t.log.Warn("HSM health check failed", "err", err)
+	}
+}
+
+// open starts a worker and opens the token with it.
+func (t *Token) open(ctx context.Context) (*process, error) {
+	l, err := t.remembered()
+	if err != nil {
+		return nil, err
+	}
+	keys, err := t.ledgerKeys()
+	if err != nil {
+		return nil, err
+	}
+	p, err := startProcess(t.cfg.Worker, t.cfg.Env, t.log)
+	if err != nil {
+		return nil, t.fail("open", "", err)
+	}
+	// A stop ends the opening too: nobody waits for a slow module then.
+	stop := context.AfterFunc(ctx, func() { p.giveUp(errLost) })
+	o, listed, err := t.openWith(ctx, p, l, keys)
+	if stop() && err == nil {
+		t.opening(p, o, listed, keys)
+		return p, nil
+	}
+	if err == nil {
+		err = ctx.Err()
+	}
+	p.giveUp(errLost)
+	<-p.done
+	return nil, t.fail("open", "", err)
+}
+
+// openWith takes a new worker through opening, login and the one listing.
+func (t *Token) openWith(ctx context.Context, p *process, l login, keys []LedgerKey) (*wire.Opened, *wire.Listed, error) {
+	salt := t.salt
+	if l.digest != nil {
+		salt = l.salt
+	}
+	o := &wire.Opened{}
+	err := t.ask(ctx, p, wire.OpOpen, wire.Open{Module: t.cfg.Module, Token: t.selector, PIN: t.pin, Salt: salt, Sessions: t.cfg.Sessions}, o)
+	if err != nil {
+		return nil, nil, t.fail("open", "", err)
+	}
+	if err := t.sameSerial(o, keys); err != nil {
+		return nil, nil, err
+	}
+	if o.Flags&wire.FlagLoginRequired != 0 {
+		if err := t.permit(l, o, salt); err != nil {
+			return nil, nil, t.fail("open", "", err)
+		}
+		if err := t.learn(o, salt, t.ask(ctx, p, wire.OpLogin, nil, nil)); err != nil {
+			return nil, nil, t.fail("log in", "", err)
+		}
+	}
+	want := wire.List{}
+	for _, k := range keys {
+		if k.State != Destroyed {
+			want.Want = append(want.Want, k.ID)
+		}
+	}
+	listed := &wire.Listed{}
+	if err := t.ask(ctx, p, wire.OpList, want, listed); err != nil {
+		return nil, nil, t.fail("list", "", err)
+	}
+	return o, listed, t.sameKeys(o, listed, keys)
+}
+
+// ask makes a call on a worker that is not open yet.
+func (t *Token) ask(ctx context.Context, p *process, op wire.Op, req, reply any) error {
+	payload, err := wire.Marshal(req)
+	if err != nil {
+		return err
+	}
+	b, err := p.call(ctx, 1, t.cfg.Timeout, op, payload)
+	if err != nil {
+		return err
+	}
+	return wire.Unmarshal(b, reply)
+}
+
+// sameSerial refuses, before the PIN is given away, a token on which none of our
+// keys was made, unless the configuration names it by its serial.
+func (t *Token) sameSerial(o *wire.Opened, keys []LedgerKey) error {
+	if t.selector.Serial != "" {
+		return nil
+	}
+	was := ""
+	for _, k := range keys {
+		if k.State != Live && k.State != Retiring || k.Serial == "" {
+			continue
+		}
+		if k.Serial == o.Serial {
+			return nil
+		}
+		was = k.Serial
+	}
+	if was == "" {
+		return nil
+	}
+	return t.fail("open", "", &wire.Error{Name: wire.TokenReplaced,
+		Text: fmt.Sprintf("token %q has serial %s, our keys were made on serial %s", o.Label, o.Serial, was)})
+}
+
+// sameKeys refuses a token that has none of our keys.
+func (t *Token) sameKeys(o *wire.Opened, listed *wire.Listed, keys []LedgerKey) error {
+	there := present(listed)
+	live := 0
+	for _, k := range keys {
+		if k.State != Live && k.State != Retiring {
+			continue
+		}
+		live++
+		if there[k.ID] {
+			return nil
+		}
+	}
+	if live == 0 {
+		return nil
+	}
+	return t.fail("open", "", &wire.Error{Name: wire.TokenReplaced,
+		Text: fmt.Sprintf("token %q (serial %s) holds none of our %d keys", o.Label, o.Serial, live)})
+}
+
+func present(listed *wire.Listed) map[string]bool {
+	there := map[string]bool{}
+	for _, f := range listed.Found {
+		there[f.ID] = f.Private+f.Secret > 0
+	}
+	return there
+}
+
+// opening puts a worker that has opened the token to use.
+func (t *Token) opening(p *process, o *wire.Opened, listed *wire.Listed, keys []LedgerKey) {
+	p.setRoom(2 * o.Sessions)
+	p.serial = o.Serial
+	p.distrusted = map[string]bool{}
+	there := present(listed)
+	var lost []string
+	intents := false
+	for _, k := range keys {
+		intents = intents || k.State == Intended
+		if k.State != Live && k.State != Retiring {
+			continue
+		}
+		if !there[k.ID] {
+			lost = append(lost, k.String())
+		} else if p.canary == "" {
+			p.canary = k.ID
+		}
+	}
+	if intents {
+		p.remains = incomplete(listed)
+		p.remainsSeen = time.Now()
+	}
+	t.update(func() {
+		for _, f := range listed.Found {
+			if k := t.trusted[f.ID]; k != nil && hex.EncodeToString(k.spki) != hex.EncodeToString(f.SPKI) {
+				p.distrusted[f.ID] = true
+			}
+		}
+		t.cur, t.err, t.opened = p, nil, o
+		t.status.Open, t.status.Since, t.status.Err = true, time.Now(), nil
+		t.status.Label, t.status.Serial, t.status.Module = o.Label, o.Serial, o.Library
+		t.status.Sessions, t.status.Limits, t.status.Warnings, t.status.Lost = o.Sessions, limits(o), o.Warnings, lost
+		select {
+		case <-t.ready:
+		default:
+			close(t.ready)
+		}
+	})
+	t.log.Info("HSM open", "label", o.Label, "serial", o.Serial, "module", o.Library, "sessions", o.Sessions)
+	for _, w := range o.Warnings {
+		t.log.Warn("HSM warning", "text", w)
+	}
+	if len(lost) > 0 {
+		t.log.Error("keys of the ledger are not on the token", "keys", lost)
+	}
+}
+
+// incomplete lists what may remain of an interrupted generation.
+func incomplete(listed *wire.Listed) []uint64 {
+	var hs []uint64
+	for _, l := range listed.Loose {
+		if l.Incomplete {
+			hs = append(hs, l.Handle)
+		}
+	}
+	return hs
+}

@@ -1,0 +1,119 @@
+package worker
+
+/*
+#cgo LDFLAGS: -ldl
+#cgo noescape signet_sign
+#cgo nocallback signet_sign
+#include <dlfcn.h>
+#include <stddef.h>
+#include <stdlib.h>
+
+typedef unsigned long ck_ulong;
+
+typedef struct {
+	ck_ulong mechanism;
+	void *parameter;
+	ck_ulong parameter_len;
+} ck_mechanism;
+
+// CK_FUNCTION_LIST: a version, then pointers in the order of the standard.
+typedef struct {
+	unsigned char version[2];
+	void *fn[68];
+} ck_functions;
+
+enum { FN_LOGIN = 18, FN_SIGN_INIT = 42, FN_SIGN = 43 };
+
+static ck_functions *signet_load(const char *path, const char **why) {
+	ck_ulong (*get)(ck_functions **);
+	ck_functions *f = NULL;
+	void *h = dlopen(path, RTLD_NOW);
+	if (h == NULL || (get = (ck_ulong (*)(ck_functions **))dlsym(h, "C_GetFunctionList")) == NULL) {
+		*why = dlerror();
+		return NULL;
+	}
+	if (get(&f) != 0 || f == NULL) {
+		*why = "C_GetFunctionList gave no functions";
+		return NULL;
+	}
+	return f;
+}
+
+static ck_ulong signet_login(ck_functions *f, ck_ulong session, unsigned char *pin, ck_ulong len) {
+	ck_ulong (*login)(ck_ulong, ck_ulong, unsigned char *, ck_ulong) = f->fn[FN_LOGIN];
+	return login(session, 1, pin, len);
+}
+
+// signet_sign makes one signature in one crossing. *outlen is the room in out,
+// then the length. *begun tells whether the session has to be given up.
+static ck_ulong signet_sign(ck_functions *f, ck_ulong session, ck_ulong mech, void *par, ck_ulong parlen, ck_ulong key,
+                            unsigned char *in, ck_ulong inlen, unsigned char *out, ck_ulong *outlen, int *begun) {
+	ck_ulong (*init)(ck_ulong, ck_mechanism *, ck_ulong) = f->fn[FN_SIGN_INIT];
+	ck_ulong (*sign)(ck_ulong, unsigned char *, ck_ulong, unsigned char *, ck_ulong *) = f->fn[FN_SIGN];
+	ck_mechanism m = {mech, par, parlen};
+	ck_ulong rv = init(session, &m, key);
+	if (rv != 0) return rv;
+	*begun = 1;
+	return sign(session, in, inlen, out, outlen);
+}
+*/
+import "C"
+
+import (
+	"unsafe"
+
+	"github.com/miekg/pkcs11"
+
+	"github.com/signet-agent/signet/hsm/wire"
+)
+
+// A capi calls the few functions of a module that are better called without
+// miekg/pkcs11 between: C_Login, so that the PIN is never a Go string that
+// cannot be erased, and C_SignInit with C_Sign, which it makes three crossings,
+// two C allocations and a query for the length of.
+//
+// The module is one per process: loading a library that is loaded already gives
+// the same instance, with the sessions that others have opened.
+type capi struct{ f *C.ck_functions }
+
+// loadCAPI loads the library. It does not initialise it.
+func loadCAPI(path string) (capi, *wire.Error) {
+	p := C.CString(path)
+	defer C.free(unsafe.Pointer(p))
+	var why *C.char
+	f := C.signet_load(p, &why)
+	if f == nil {
+		return capi{}, &wire.Error{Name: wire.NotAModule, Text: "load " + path + ": " + C.GoString(why)}
+	}
+	return capi{f}, nil
+}
+
+// login logs the user in, once.
+func (c capi) login(s pkcs11.SessionHandle, pin []byte) uint {
+	var p *C.uchar
+	if len(pin) > 0 {
+		p = (*C.uchar)(unsafe.Pointer(&pin[0]))
+	}
+	return uint(C.signet_login(c.f, C.ck_ulong(s), p, C.ck_ulong(len(pin))))
+}
+
+// sign signs in into out and returns the number of bytes. If begun, and rv is
+// not 0, then an operation may still be active in the session.
+func (c capi) sign(s pkcs11.SessionHandle, mech uint, par []C.ck_ulong, key pkcs11.ObjectHandle, in, out []byte) (n int, begun bool, rv uint) {
+	var pp unsafe.Pointer
+	if len(par) > 0 {
+		pp = unsafe.Pointer(&par[0])
+	}
+	size, flag := C.ck_ulong(len(out)), C.int(0)
+	r := C.signet_sign(c.f, C.ck_ulong(s), C.ck_ulong(mech), pp, C.ck_ulong(len(par)*C.sizeof_ck_ulong), C.ck_ulong(key),
+		(*C.uchar)(unsafe.SliceData(in)), C.ck_ulong(len(in)), (*C.uchar)(unsafe.SliceData(out)), &size, &flag)
+	return int(size), flag != 0, uint(r)
+}
+
+// pssParams are CK_RSA_PKCS_PSS_PARAMS: hash, mask generation, length of salt.
+func pssParams(hash, mgf, salt uint) []C.ck_ulong {
+	return []C.ck_ulong{C.ck_ulong(hash), C.ck_ulong(mgf), C.ck_ulong(salt)}
+}
+
+// mechParams are the parameters of a mechanism, as words.
+type mechParams = []C.ck_ulong

@@ -1,0 +1,29 @@
+// Package worker is the PKCS#11 side of Signet: the only code that loads a
+// vendor's library.
+//
+// It runs as a process of its own, started by the daemon over an inherited
+// socket pair, because such a library may crash, hang or leak, and because some
+// recover only by being loaded anew. The worker therefore does not try to
+// recover: an error that speaks of a session, the device, the token or the
+// library as a whole is answered, marked fatal, and the process ends. It ends
+// too when the daemon does.
+//
+// The worker decides nothing. Which token is meant, whether a PIN may be tried,
+// what an algorithm signs: all of that is settled in package hsm before a
+// request is sent.
+//
+// # Sessions and locks
+//
+// One goroutine takes requests off the socket. Signatures go to a fixed number
+// of goroutines, each with a session of its own, so the number of sessions and
+// of operating system threads is bounded. All other requests are carried out one
+// after the other. Key generation and destruction run alone: SoftHSM corrupts
+// its objects when another thread searches meanwhile.
+//
+// # Two libraries
+//
+// crypto11 initialises the module, holds it open and generates RSA, ECDSA and
+// AES keys. Its known weaknesses are fenced: it never sees the PIN, holds two
+// sessions, and is not asked to search, sign or seal. That is done on
+// miekg/pkcs11, and signing by one crossing into C, see sign.go.
+package worker

@@ -1,0 +1,256 @@
+package worker
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/ThalesGroup/crypto11"
+	"github.com/miekg/pkcs11"
+
+	"github.com/signet-agent/signet/hsm/wire"
+)
+
+// crypto11Sessions is how many sessions crypto11 holds: one that keeps the
+// module open, and one to generate keys with.
+const crypto11Sessions = 2
+
+// otherSessions is how many sessions are not for signing.
+const otherSessions = crypto11Sessions + 1
+
+// A module is the library with one token of it open.
+type module struct {
+	path string
+	c    capi
+	ctx  *pkcs11.Ctx
+	c11  *crypto11.Context
+	slot uint
+	info pkcs11.TokenInfo
+	pin  []byte // read, not yet tried
+
+	// alone is held for writing by what must run alone in the module, for
+	// reading by everything else.
+	alone sync.RWMutex
+
+	admin   pkcs11.SessionHandle // of the goroutine that carries out all but signing
+	signers int                  // number of signing sessions
+	index   index
+}
+
+// open loads the library, finds the token and opens a session on it.
+func open(req wire.Open) (*module, *wire.Opened, error) {
+	c, werr := loadCAPI(req.Module)
+	if werr != nil {
+		return nil, nil, werr
+	}
+	ctx := pkcs11.New(req.Module)
+	if ctx == nil {
+		return nil, nil, &wire.Error{Name: wire.NotAModule, Text: "load " + req.Module}
+	}
+	m := &module{path: req.Module, c: c, ctx: ctx}
+	if err := m.choose(req.Token); err != nil {
+		return nil, nil, err
+	}
+	warnings, digest, err := m.readPIN(req)
+	if err != nil {
+		return nil, nil, err
+	}
+	// crypto11 is told not to log in: it would keep the PIN, and take a wrong
+	// one for right if the process is logged in already.
+	m.c11, err = crypto11.Configure(&crypto11.Config{Path: req.Module, SlotNumber: asInt(m.slot),
+		MaxSessions: crypto11Sessions, LoginNotSupported: true})
+	if err != nil {
+		return nil, nil, wireError("open token", err)
+	}
+	again, err := ctx.GetTokenInfo(m.slot)
+	if err != nil {
+		return nil, nil, wireError("open token", err)
+	}
+	if again.SerialNumber != m.info.SerialNumber || again.Label != m.info.Label {
+		return nil, nil, &wire.Error{Name: "CKR_TOKEN_NOT_PRESENT", CKR: wire.CKRTokenNotPresent, Text: "open token: it changed while it was opened"}
+	}
+	m.info = again
+	if m.admin, err = m.session(); err != nil {
+		return nil, nil, wireError("open session", err)
+	}
+	m.signers = signers(req.Sessions, again)
+	opened, err := m.describe()
+	if err != nil {
+		return nil, nil, err
+	}
+	opened.PINDigest, opened.Warnings = digest, warnings
+	return m, opened, nil
+}
+
+func asInt(slot uint) *int { i := int(slot); return &i }
+
+// signers is how many sessions are left for signing of those that the
+// configuration and the token allow.
+func signers(configured int, info pkcs11.TokenInfo) int {
+	n := configured
+	if most := info.MaxSessionCount; most != pkcs11.CK_EFFECTIVELY_INFINITE &&
+		most != pkcs11.CK_UNAVAILABLE_INFORMATION && most < uint(n) {
+		n = int(most)
+	}
+	return max(n-otherSessions, 1)
+}
+
+// choose finds the one token that sel means. It initialises the library and
+// leaves it as it was, because crypto11 wants to be the one who does so.
+func (m *module) choose(sel wire.Selector) error {
+	if err := m.ctx.Initialize(); err != nil {
+		return wireError("initialise module", err)
+	}
+	defer m.ctx.Finalize() //nolint:errcheck // what follows initialises it again, and would tell
+	slots, err := m.ctx.GetSlotList(true)
+	if err != nil {
+		return wireError("list slots", err)
+	}
+	var matches, others []string
+	for _, slot := range slots {
+		info, err := m.ctx.GetTokenInfo(slot)
+		if err != nil {
+			continue // a reader without token, or a token that is not ours to judge
+		}
+		if info.Flags&wire.FlagTokenReady == 0 {
+			continue // blank: it has neither label nor PIN
+		}
+		name := fmt.Sprintf("%q (serial %s)", info.Label, info.SerialNumber)
+		if !means(sel, info) {
+			others = append(others, name)
+			continue
+		}
+		m.slot, m.info = slot, info
+		matches = append(matches, name)
+	}
+	switch len(matches) {
+	case 0:
+		text := "find token " + describe(sel) + ": the module shows no token"
+		if len(others) > 0 {
+			text = "find token " + describe(sel) + ": the module shows only " + strings.Join(others, ", ")
+		}
+		return &wire.Error{CKR: wire.CKRTokenNotPresent, Name: ckrName(wire.CKRTokenNotPresent), Text: text}
+	case 1:
+		return nil
+	}
+	return &wire.Error{Name: wire.TokenAmbiguous, Text: "find token " + describe(sel) + ": it could be " + strings.Join(matches, " or ")}
+}
+
+func means(sel wire.Selector, info pkcs11.TokenInfo) bool {
+	return (sel.Label == "" || sel.Label == info.Label) &&
+		(sel.Serial == "" || sel.Serial == info.SerialNumber) &&
+		(sel.Manufacturer == "" || sel.Manufacturer == info.ManufacturerID) &&
+		(sel.Model == "" || sel.Model == info.Model)
+}
+
+// describe says what is looked for.
+func describe(sel wire.Selector) string {
+	var parts []string
+	for _, p := range []struct{ name, value string }{
+		{"label", sel.Label}, {"serial", sel.Serial}, {"manufacturer", sel.Manufacturer}, {"model", sel.Model}} {
+		if p.value != "" {
+			parts = append(parts, fmt.Sprintf("%s %q", p.name, p.value))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+// readPIN reads the PIN, unless the token asks for none.
+func (m *module) readPIN(req wire.Open) (warnings []string, digest []byte, err error) {
+	if m.info.Flags&wire.FlagLoginRequired == 0 || m.info.Flags&wire.FlagProtectedPath != 0 {
+		return nil, nil, nil
+	}
+	pin, warning, err := readPIN(req.PIN)
+	if err != nil {
+		return nil, nil, err
+	}
+	if pin == nil {
+		return nil, nil, &wire.Error{Name: wire.PINUnreadable, Text: "read PIN: the token asks for one, and no source of it is configured"}
+	}
+	if warning != "" {
+		warnings = []string{warning}
+	}
+	m.pin = pin
+	digest, err = pinDigest(pin, req.Salt)
+	return warnings, digest, err
+}
+
+// describe tells the daemon what was opened.
+func (m *module) describe() (*wire.Opened, error) {
+	o := &wire.Opened{
+		Label: m.info.Label, Serial: m.info.SerialNumber, Manufacturer: m.info.ManufacturerID, Model: m.info.Model,
+		Firmware: fmt.Sprintf("%d.%d", m.info.FirmwareVersion.Major, m.info.FirmwareVersion.Minor),
+		Flags:    m.info.Flags, Sessions: m.signers,
+	}
+	if info, err := m.ctx.GetInfo(); err == nil {
+		o.Library = fmt.Sprintf("%s %d.%d", info.LibraryDescription, info.LibraryVersion.Major, info.LibraryVersion.Minor)
+	}
+	mechs, err := m.ctx.GetMechanismList(m.slot)
+	if err != nil {
+		return nil, wireError("list mechanisms", err)
+	}
+	for _, mech := range mechs {
+		info, err := m.ctx.GetMechanismInfo(m.slot, []*pkcs11.Mechanism{mech})
+		if err != nil {
+			continue // listed and then not known: as good as not there
+		}
+		o.Mechanisms = append(o.Mechanisms, wire.Mechanism{Type: mech.Mechanism, Min: info.MinKeySize, Max: info.MaxKeySize, Flags: info.Flags})
+	}
+	return o, nil
+}
+
+// login logs in, with one call and no second try. The login holds for all
+// sessions of the process.
+func (m *module) login() error {
+	if m.info.Flags&wire.FlagLoginRequired == 0 {
+		return nil
+	}
+	defer func() {
+		clear(m.pin)
+		m.pin = nil
+	}()
+	if rv := m.c.login(m.admin, m.pin); rv != pkcs11.CKR_OK {
+		return ckr("log in", rv)
+	}
+	return nil
+}
+
+func (m *module) session() (pkcs11.SessionHandle, error) {
+	return m.ctx.OpenSession(m.slot, pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION)
+}
+
+// health asks whether the token still answers, is the same, and has the key
+// that is known to be on it. C_GetSessionInfo would not do: SoftHSM answers it
+// well when the token is gone.
+func (m *module) health(req wire.Health) error {
+	info, err := m.ctx.GetTokenInfo(m.slot)
+	if err != nil {
+		e := wireError("check token", err)
+		e.Fatal = true
+		return e
+	}
+	if info.SerialNumber != req.Serial {
+		return &wire.Error{Name: wire.TokenReplaced, Fatal: true, Text: fmt.Sprintf("check token: serial is %s, was %s", info.SerialNumber, req.Serial)}
+	}
+	if req.ID == "" {
+		return nil
+	}
+	found, err := m.find(req.ID)
+	if err != nil {
+		e := wireError("check token", err)
+		e.Fatal = true
+		return e
+	}
+	if found.Private == 0 && found.Secret == 0 {
+		return &wire.Error{Name: wire.KeyVanished, Fatal: true, Text: "check token: key " + req.ID + " is no longer there"}
+	}
+	return nil
+}
+
+// close ends well: some tokens hold on to sessions that were not closed.
+func (m *module) close() {
+	m.alone.Lock() // nothing is under way
+	defer m.alone.Unlock()
+	_ = m.ctx.CloseAllSessions(m.slot)
+	_ = m.ctx.Finalize()
+}

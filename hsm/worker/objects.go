@@ -1,0 +1,359 @@
+package worker
+
+import (
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/asn1"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"math/big"
+	"sync"
+
+	"github.com/miekg/pkcs11"
+
+	"github.com/signet-agent/signet/hsm/wire"
+)
+
+// What miekg/pkcs11 has no names for.
+const (
+	ckkECEdwards       = 0x40
+	ckmECEdwardsKeyGen = 0x1055
+	ckmEdDSA           = 0x1057
+	unavailable        = ^uint(0) // CK_UNAVAILABLE_INFORMATION
+	findBatch          = 512
+)
+
+// An entry is what signing with a key takes. Object handles hold for the life
+// of the process only.
+type entry struct {
+	private pkcs11.ObjectHandle
+	secret  pkcs11.ObjectHandle
+	typ     string
+	sigLen  int
+}
+
+// An index finds entries by CKA_ID, without asking the token.
+type index struct {
+	mu sync.RWMutex
+	m  map[string]*entry
+}
+
+func (x *index) get(id []byte) *entry {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.m[string(id)]
+}
+
+func (x *index) put(id []byte, e *entry) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.m == nil {
+		x.m = map[string]*entry{}
+	}
+	if e == nil {
+		delete(x.m, string(id))
+		return
+	}
+	x.m[string(id)] = e
+}
+
+// An object is one object of the token with the attributes that tell which.
+type object struct {
+	handle    pkcs11.ObjectHandle
+	class     uint
+	id, label []byte
+	err       error // its attributes could not be read
+}
+
+var classes = map[uint]string{
+	pkcs11.CKO_PRIVATE_KEY: "private key", pkcs11.CKO_PUBLIC_KEY: "public key",
+	pkcs11.CKO_SECRET_KEY: "secret key", pkcs11.CKO_CERTIFICATE: "certificate",
+}
+
+// search returns the handles of all objects that match.
+func (m *module) search(template ...*pkcs11.Attribute) ([]pkcs11.ObjectHandle, error) {
+	if err := m.ctx.FindObjectsInit(m.admin, template); err != nil {
+		return nil, err
+	}
+	var all []pkcs11.ObjectHandle
+	for {
+		hs, _, err := m.ctx.FindObjects(m.admin, findBatch)
+		if err != nil {
+			_ = m.ctx.FindObjectsFinal(m.admin)
+			return nil, err
+		}
+		if len(hs) == 0 {
+			return all, m.ctx.FindObjectsFinal(m.admin)
+		}
+		all = append(all, hs...)
+	}
+}
+
+// identify reads what tells objects apart. class is looked up if it is not
+// given. An object that cannot be read is returned with its error.
+func (m *module) identify(h pkcs11.ObjectHandle, class uint) object {
+	o := object{handle: h, class: class}
+	template := []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_ID, nil), pkcs11.NewAttribute(pkcs11.CKA_LABEL, nil)}
+	if class == unavailable {
+		template = append(template, pkcs11.NewAttribute(pkcs11.CKA_CLASS, nil))
+	}
+	attrs, err := m.ctx.GetAttributeValue(m.admin, h, template)
+	if err != nil {
+		o.err = err
+		return o
+	}
+	o.id, o.label = attrs[0].Value, attrs[1].Value
+	if class == unavailable {
+		o.class = ulong(attrs[2].Value)
+	}
+	return o
+}
+
+// list reads the whole token: one search for each class, one read for each
+// object, joined by CKA_ID.
+func (m *module) list(req wire.List) (*wire.Listed, error) {
+	want := map[string]bool{}
+	for _, id := range req.Want {
+		want[id] = true
+	}
+	byID := map[string][]object{}
+	var order []string
+	out := &wire.Listed{}
+	for _, class := range []uint{pkcs11.CKO_PRIVATE_KEY, pkcs11.CKO_PUBLIC_KEY, pkcs11.CKO_SECRET_KEY, pkcs11.CKO_CERTIFICATE} {
+		handles, err := m.search(pkcs11.NewAttribute(pkcs11.CKA_CLASS, class))
+		if err != nil {
+			return nil, wireError("list objects", err)
+		}
+		for _, h := range handles {
+			o := m.identify(h, class)
+			id := hex.EncodeToString(o.id)
+			if id == "" {
+				out.Loose = append(out.Loose, m.loose(o))
+				continue
+			}
+			if byID[id] == nil {
+				order = append(order, id)
+			}
+			byID[id] = append(byID[id], o)
+		}
+	}
+	for _, id := range order {
+		found := m.join(id, byID[id], want[id])
+		out.Found = append(out.Found, *found)
+	}
+	return out, nil
+}
+
+// find searches for what carries an ID and remembers how to sign with it.
+func (m *module) find(id string) (*wire.Found, error) {
+	raw, err := hex.DecodeString(id)
+	if err != nil || len(raw) == 0 {
+		return nil, &wire.Error{Name: wire.BadRequest, Text: fmt.Sprintf("find %q: not an id", id)}
+	}
+	handles, err := m.search(pkcs11.NewAttribute(pkcs11.CKA_ID, raw))
+	if err != nil {
+		return nil, wireError("find key", err)
+	}
+	objects := make([]object, len(handles))
+	for i, h := range handles {
+		objects[i] = m.identify(h, unavailable)
+	}
+	return m.join(id, objects, true), nil
+}
+
+// join makes one answer of the objects with one ID. With details, it reads the
+// public key and puts a whole key into the index.
+func (m *module) join(id string, objects []object, details bool) *wire.Found {
+	f := &wire.Found{ID: id}
+	var e entry
+	var public *object
+	for i, o := range objects {
+		switch {
+		case o.err != nil:
+			f.Unreadable++
+			continue
+		case o.class == pkcs11.CKO_PRIVATE_KEY:
+			f.Private++
+			e.private = o.handle
+		case o.class == pkcs11.CKO_PUBLIC_KEY:
+			f.Public++
+			public = &objects[i]
+		case o.class == pkcs11.CKO_SECRET_KEY:
+			f.Secret++
+			e.secret = o.handle
+		case o.class == pkcs11.CKO_CERTIFICATE:
+			f.Certificates++
+			if details {
+				f.Certificate, _ = m.attribute(o.handle, pkcs11.CKA_VALUE)
+			}
+		}
+		if f.Label == "" {
+			f.Label = string(o.label)
+		}
+	}
+	if !details {
+		return f
+	}
+	if public != nil {
+		f.Type, f.SPKI, e.sigLen = m.publicKey(public.handle)
+	}
+	if f.Secret == 1 && f.Private == 0 && m.isAES256(e.secret) {
+		f.Type = wire.TypeAES256
+	}
+	e.typ = f.Type
+	raw, _ := hex.DecodeString(id)
+	if f.Type == "" || f.Private+f.Secret != 1 {
+		m.index.put(raw, nil)
+		return f
+	}
+	m.index.put(raw, &e)
+	return f
+}
+
+// loose describes an object without an ID.
+func (m *module) loose(o object) wire.Loose {
+	l := wire.Loose{Handle: uint64(o.handle), Class: classes[o.class], Label: string(o.label)}
+	if o.class == pkcs11.CKO_CERTIFICATE || len(o.label) > 0 {
+		return l
+	}
+	l.Incomplete = true
+	for _, a := range []uint{pkcs11.CKA_MODULUS, pkcs11.CKA_EC_PARAMS, pkcs11.CKA_EC_POINT, pkcs11.CKA_VALUE_LEN} {
+		if v, err := m.attribute(o.handle, a); err == nil && len(v) > 0 && !zero(v) {
+			l.Incomplete = false
+		}
+	}
+	return l
+}
+
+func zero(b []byte) bool {
+	for _, c := range b {
+		if c != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func (m *module) attribute(h pkcs11.ObjectHandle, typ uint) ([]byte, error) {
+	attrs, err := m.ctx.GetAttributeValue(m.admin, h, []*pkcs11.Attribute{pkcs11.NewAttribute(typ, nil)})
+	if err != nil {
+		return nil, err
+	}
+	return attrs[0].Value, nil
+}
+
+func (m *module) isAES256(h pkcs11.ObjectHandle) bool {
+	typ, err := m.attribute(h, pkcs11.CKA_KEY_TYPE)
+	if err != nil || ulong(typ) != pkcs11.CKK_AES {
+		return false
+	}
+	size, err := m.attribute(h, pkcs11.CKA_VALUE_LEN)
+	return err == nil && ulong(size) == 32
+}
+
+// publicKey reads a public key. The type is empty if it is none of ours.
+func (m *module) publicKey(h pkcs11.ObjectHandle) (typ string, spki []byte, sigLen int) {
+	kind, err := m.attribute(h, pkcs11.CKA_KEY_TYPE)
+	if err != nil {
+		return "", nil, 0
+	}
+	var pub any
+	switch ulong(kind) {
+	case pkcs11.CKK_RSA:
+		pub, typ, sigLen = m.rsaKey(h)
+	case pkcs11.CKK_EC:
+		pub, typ, sigLen = m.ecKey(h)
+	case ckkECEdwards:
+		pub, typ, sigLen = m.edKey(h)
+	}
+	if typ == "" {
+		return "", nil, 0
+	}
+	spki, err = x509.MarshalPKIXPublicKey(pub)
+	if err != nil {
+		return "", nil, 0
+	}
+	return typ, spki, sigLen
+}
+
+func (m *module) rsaKey(h pkcs11.ObjectHandle) (pub any, typ string, sigLen int) {
+	attrs, err := m.ctx.GetAttributeValue(m.admin, h, []*pkcs11.Attribute{
+		pkcs11.NewAttribute(pkcs11.CKA_MODULUS, nil), pkcs11.NewAttribute(pkcs11.CKA_PUBLIC_EXPONENT, nil)})
+	if err != nil {
+		return nil, "", 0
+	}
+	n, e := new(big.Int).SetBytes(attrs[0].Value), new(big.Int).SetBytes(attrs[1].Value)
+	if !e.IsInt64() || e.Int64() < 3 || e.Int64() > 1<<31-1 {
+		return nil, "", 0
+	}
+	switch n.BitLen() {
+	case 2048, 3072, 4096:
+		return &rsa.PublicKey{N: n, E: int(e.Int64())}, fmt.Sprintf("rsa-%d", n.BitLen()), n.BitLen() / 8
+	}
+	return nil, "", 0
+}
+
+// curves are the ones we use, with the DER of their names.
+var curves = []struct {
+	typ    string
+	curve  elliptic.Curve
+	params []byte
+}{
+	{wire.TypeP256, elliptic.P256(), []byte{0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07}},
+	{wire.TypeP384, elliptic.P384(), []byte{0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22}},
+	{wire.TypeP521, elliptic.P521(), []byte{0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23}},
+}
+
+func (m *module) ecKey(h pkcs11.ObjectHandle) (pub any, typ string, sigLen int) {
+	params, point, ok := m.point(h)
+	if !ok {
+		return nil, "", 0
+	}
+	for _, c := range curves {
+		if string(c.params) != string(params) {
+			continue
+		}
+		key, err := ecdsa.ParseUncompressedPublicKey(c.curve, point)
+		if err != nil {
+			return nil, "", 0
+		}
+		return key, c.typ, 2 * ((c.curve.Params().BitSize + 7) / 8)
+	}
+	return nil, "", 0
+}
+
+func (m *module) edKey(h pkcs11.ObjectHandle) (pub any, typ string, sigLen int) {
+	_, point, ok := m.point(h)
+	if !ok || len(point) != ed25519.PublicKeySize {
+		return nil, "", 0
+	}
+	return ed25519.PublicKey(point), wire.TypeEd25519, ed25519.SignatureSize
+}
+
+// point reads an elliptic curve point. The standard wants it in an OCTET
+// STRING; some modules leave that away.
+func (m *module) point(h pkcs11.ObjectHandle) (params, point []byte, ok bool) {
+	attrs, err := m.ctx.GetAttributeValue(m.admin, h, []*pkcs11.Attribute{
+		pkcs11.NewAttribute(pkcs11.CKA_EC_PARAMS, nil), pkcs11.NewAttribute(pkcs11.CKA_EC_POINT, nil)})
+	if err != nil {
+		return nil, nil, false
+	}
+	params, point = attrs[0].Value, attrs[1].Value
+	var inner []byte
+	if rest, err := asn1.Unmarshal(point, &inner); err == nil && len(rest) == 0 {
+		point = inner
+	}
+	return params, point, len(point) > 0
+}
+
+// ulong reads a CK_ULONG; it is 0 for what is none.
+func ulong(b []byte) uint {
+	if len(b) != 8 {
+		return 0
+	}
+	return uint(binary.NativeEndian.Uint64(b))
+}

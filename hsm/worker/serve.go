@@ -1,0 +1,207 @@
+package worker
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/signet-agent/signet/hsm/wire"
+)
+
+const (
+	// socketFD is where the daemon leaves its end of the conversation.
+	socketFD = 3
+	// closeTimeout is how long a module may take to close. One that takes
+	// longer is left as it is: the process ends.
+	closeTimeout = 2 * time.Second
+	// queue holds requests that wait for a session; the daemon sends no more
+	// than a few for each.
+	queue = 1024
+)
+
+// Main is the whole worker. It returns the exit status of the process.
+func Main() int {
+	if err := harden(); err != nil {
+		fmt.Fprintln(os.Stderr, "signet-hsm: "+err.Error())
+		return 1
+	}
+	conn, err := net.FileConn(os.NewFile(socketFD, "daemon"))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "signet-hsm: is started by signet, and is of no use by itself")
+		return 2
+	}
+	w := &worker{conn: wire.NewConn(conn), signs: make(chan wire.Frame, queue), others: make(chan wire.Frame, queue), end: make(chan int, 1)}
+	go w.read()
+	go w.serve()
+	return <-w.end
+}
+
+// A worker carries out the daemon's requests.
+type worker struct {
+	conn   *wire.Conn
+	signs  chan wire.Frame
+	others chan wire.Frame
+	end    chan int // receives the exit status
+	once   sync.Once
+
+	m *module // owned by serve; read by signers, which serve starts
+}
+
+// read takes requests off the socket until it closes, which is when the daemon
+// ends. What is under way in the module then is not waited for.
+func (w *worker) read() {
+	for {
+		f, err := w.conn.Receive()
+		switch {
+		case errors.Is(err, io.EOF):
+			w.exit(0)
+			return
+		case err != nil:
+			fmt.Fprintln(os.Stderr, "signet-hsm: "+err.Error())
+			w.exit(1)
+			return
+		case f.Op == wire.OpSign:
+			w.signs <- f
+		default:
+			w.others <- f
+		}
+	}
+}
+
+func (w *worker) exit(status int) { w.once.Do(func() { w.end <- status }) }
+
+// serve carries out everything but signatures, one after the other.
+func (w *worker) serve() {
+	for f := range w.others {
+		if f.Op == wire.OpClose {
+			w.close(f)
+			return
+		}
+		reply, err := w.handle(f)
+		w.reply(f, reply, err)
+	}
+}
+
+// reply answers a request, and ends the process if the error is fatal.
+func (w *worker) reply(f wire.Frame, reply any, err error) {
+	if err == nil {
+		if err = w.conn.SendJSON(f.ID, f.Op, reply); err != nil {
+			w.exit(1)
+		}
+		return
+	}
+	werr := wireError("", err)
+	_ = w.conn.SendJSON(f.ID, wire.OpError, werr)
+	if werr.Fatal {
+		w.conn.Flush()
+		w.exit(1)
+	}
+}
+
+// close finishes what is under way, closes the module and ends.
+func (w *worker) close(f wire.Frame) {
+	done := make(chan struct{})
+	go func() {
+		if w.m != nil {
+			w.m.close()
+		}
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(closeTimeout):
+	}
+	_ = w.conn.Send(f.ID, f.Op, nil)
+	w.conn.Flush()
+	w.exit(0)
+}
+
+// handle carries out one request.
+func (w *worker) handle(f wire.Frame) (any, error) {
+	if f.Op == wire.OpOpen {
+		return w.open(f)
+	}
+	if w.m == nil {
+		return nil, &wire.Error{Name: wire.BadRequest, Text: "the token is not open"}
+	}
+	switch f.Op {
+	case wire.OpGenerate, wire.OpDestroy, wire.OpAudit, wire.OpCertificate:
+		w.m.alone.Lock()
+		defer w.m.alone.Unlock()
+	default:
+		w.m.alone.RLock()
+		defer w.m.alone.RUnlock()
+	}
+	switch f.Op {
+	case wire.OpLogin:
+		return nil, w.m.login()
+	case wire.OpList:
+		return with(f, w.m.list)
+	case wire.OpFind:
+		return with(f, func(r wire.Find) (*wire.Found, error) { return w.m.find(r.ID) })
+	case wire.OpGenerate:
+		return with(f, w.m.generate)
+	case wire.OpDestroy:
+		return with(f, func(r wire.Destroy) (any, error) { return nil, w.m.destroy(r) })
+	case wire.OpAudit:
+		return with(f, w.m.audit)
+	case wire.OpEncrypt:
+		return with(f, w.m.encrypt)
+	case wire.OpDecrypt:
+		return with(f, w.m.decrypt)
+	case wire.OpHealth:
+		return with(f, func(r wire.Health) (any, error) { return nil, w.m.health(r) })
+	case wire.OpCertificate:
+		return with(f, func(r wire.Certificate) (any, error) { return nil, w.m.storeCertificate(r) })
+	}
+	return nil, &wire.Error{Name: wire.BadRequest, Text: fmt.Sprintf("operation %d", f.Op)}
+}
+
+// with decodes a request and carries it out.
+func with[Req, Reply any](f wire.Frame, do func(Req) (Reply, error)) (any, error) {
+	var req Req
+	if err := wire.Unmarshal(f.Payload, &req); err != nil {
+		return nil, &wire.Error{Name: wire.BadRequest, Text: err.Error()}
+	}
+	return do(req)
+}
+
+// open opens the module and starts the goroutines that sign.
+func (w *worker) open(f wire.Frame) (any, error) {
+	var req wire.Open
+	if err := wire.Unmarshal(f.Payload, &req); err != nil || w.m != nil {
+		return nil, &wire.Error{Name: wire.BadRequest, Text: "open"}
+	}
+	m, opened, err := open(req)
+	if err != nil {
+		return nil, err
+	}
+	w.m = m
+	for range m.signers {
+		go w.sign(&signer{m: m})
+	}
+	return opened, nil
+}
+
+// sign makes signatures, one at a time.
+func (w *worker) sign(s *signer) {
+	for f := range w.signs {
+		req, err := wire.ParseSign(f.Payload)
+		if err != nil {
+			w.reply(f, nil, &wire.Error{Name: wire.BadRequest, Text: err.Error()})
+			continue
+		}
+		sig, err := s.sign(req)
+		if err != nil {
+			w.reply(f, nil, err)
+			continue
+		}
+		if err := w.conn.Send(f.ID, f.Op, sig); err != nil {
+			w.exit(1)
+		}
+	}
+}
