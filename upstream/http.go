@@ -294,7 +294,13 @@ func (h *HTTP) request(ctx context.Context, r Request) (*http.Request, error) {
 	if err != nil {
 		return nil, errors.New("method is not one") // err itself would tell the URL
 	}
-	if len(r.Body) == 0 {
+	switch {
+	case !r.Idempotent && len(r.Body) == 0 && (req.Method == http.MethodGet || req.Method == http.MethodHead):
+		// net/http repeats such a call of itself when a kept connection breaks.
+		// A body that it cannot rewind keeps it from doing so; as this one is
+		// empty, nothing of it is sent.
+		req.Body, req.GetBody, req.ContentLength = io.NopCloser(strings.NewReader("")), nil, 0
+	case len(r.Body) == 0:
 		req.Body, req.GetBody = http.NoBody, nil
 	}
 	for name, values := range r.Header {

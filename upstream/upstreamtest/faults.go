@@ -1,7 +1,9 @@
 package upstreamtest
 
 import (
+	"bytes"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strconv"
@@ -196,12 +198,7 @@ func (f *Faults) Wrap(next http.Handler) http.Handler {
 			w.WriteHeader(fault.Status)
 			_, _ = w.Write([]byte(fault.Body))
 		case FaultSlow:
-			select {
-			case <-time.After(time.Duration(fault.Delay)):
-				next.ServeHTTP(w, r)
-			case <-r.Context().Done(): // the caller has gone; nothing is handled
-				panic(http.ErrAbortHandler)
-			}
+			slow(w, r, next, time.Duration(fault.Delay))
 		case FaultLost:
 			next.ServeHTTP(&discard{header: http.Header{}}, r)
 			panic(http.ErrAbortHandler)
@@ -209,6 +206,22 @@ func (f *Faults) Wrap(next http.Handler) http.Handler {
 			panic(http.ErrAbortHandler)
 		}
 	})
+}
+
+// slow handles the call after the delay, unless the caller goes before.
+func slow(w http.ResponseWriter, r *http.Request, next http.Handler, delay time.Duration) {
+	// net/http notices that the caller has gone only once the body was read.
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 16<<20))
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	select {
+	case <-time.After(delay):
+		next.ServeHTTP(w, r)
+	case <-r.Context().Done():
+		panic(http.ErrAbortHandler)
+	}
 }
 
 // matchPath reports whether path is as the pattern says.
