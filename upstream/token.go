@@ -177,6 +177,7 @@ func (s *TokenSource) Put(token *oauth2.Token) {
 	now := time.Now().Round(0)
 	t := s.keep(&stored, now, now)
 	s.failed = nil
+	s.wait.Reset()
 	s.mu.Unlock()
 	if s.cfg.OnNew != nil {
 		s.cfg.OnNew(t)

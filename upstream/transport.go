@@ -138,6 +138,9 @@ func remedy(err error) string {
 	if _, ok := errors.AsType[x509.HostnameError](err); ok {
 		return "the upstream's certificate is for another name; check its url"
 	}
+	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
+		return "what answers does not speak TLS; check the upstream's url and port"
+	}
 	if refusedUs(err) {
 		return "the upstream refuses the agent's client certificate; check that it trusts the issuer and has not revoked it"
 	}

@@ -83,6 +83,7 @@ func (c *Client) create(ctx context.Context, k call) (int64, error) {
 	var data struct {
 		ID *int64 `json:"id"`
 	}
+	c.cfg.HTTP.Reset() // see issue
 	if err := c.do(ctx, c.cfg.HTTP, k, &data); err != nil {
 		return 0, err
 	}
@@ -109,6 +110,7 @@ func (c *Client) Vaults(ctx context.Context) ([]Vault, error) {
 func (c *Client) DeleteVault(ctx context.Context, id int64) error {
 	// The account has a certificate and no password.
 	form := url.Values{"id": {number(id)}, "password": {""}}
+	c.cfg.HTTP.Reset() // see issue
 	err := c.do(ctx, c.cfg.HTTP, call{op: "delete vault", item: number(id), method: "deleteVault", form: form}, nil)
 	if e, ok := errors.AsType[*upstream.Error](err); !ok || !e.Sent {
 		return err
