@@ -165,8 +165,13 @@ func (s *Server) badCertificate(auth *Authorization, r *http.Request, now time.T
 		return "Client certificate required"
 	}
 	if s.cfg.ClientCAs != nil {
+		between := x509.NewCertPool()
+		for _, c := range r.TLS.PeerCertificates[1:] {
+			between.AddCert(c)
+		}
 		_, err := cert.Verify(x509.VerifyOptions{
-			Roots: s.cfg.ClientCAs, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+			Roots: s.cfg.ClientCAs, Intermediates: between, CurrentTime: now,
+			KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 		})
 		if err != nil {
 			return "Invalid client certificate"

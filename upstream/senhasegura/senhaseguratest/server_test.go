@@ -330,6 +330,10 @@ func TestSecuritySettingsCountOnEveryCall(t *testing.T) {
 		}
 		return cert
 	}
+	forServers, err := clients.Server("host1")
+	if err != nil {
+		t.Fatal(err)
+	}
 	good, other, foreign := pair(clients), pair(clients), pair(strangers)
 	sum := sha256.Sum256(good.Certificate[0])
 	pinned := strings.ToUpper(hex.EncodeToString(sum[:]))
@@ -343,6 +347,7 @@ func TestSecuritySettingsCountOnEveryCall(t *testing.T) {
 		{"a certificate is needed", func(c *Config, _ *Authorization) { c.ClientCAs = clients.Pool() }, nil, 401},
 		{"a good one", func(c *Config, _ *Authorization) { c.ClientCAs = clients.Pool() }, good, 200},
 		{"of another CA of the same name", func(c *Config, _ *Authorization) { c.ClientCAs = clients.Pool() }, foreign, 401},
+		{"of a server", func(c *Config, _ *Authorization) { c.ClientCAs = clients.Pool() }, forServers, 401},
 		{"at its end", func(c *Config, _ *Authorization) {
 			c.ClientCAs = clients.Pool()
 			c.Bench.Clock.Advance(11 * 365 * 24 * time.Hour)
