@@ -3,21 +3,20 @@ package upstream_test
 import (
 	"context"
 	"crypto/tls"
-	"encoding/json"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"golang.org/x/oauth2"
-	"golang.org/x/oauth2/clientcredentials"
 
 	"github.com/signet-agent/signet/upstream"
 	"github.com/signet-agent/signet/upstream/upstreamtest"
@@ -159,6 +158,51 @@ func TestCallThatDidNotGetOutIsNotSent(t *testing.T) {
 		_, err = h.Do(t.Context(), upstream.Request{Method: "POST", Path: "/x", Op: "rotate"})
 		if e := err.(*upstream.Error); e.Sent || dials != 3 {
 			t.Errorf("%v: sent %v after %d dials; want not sent, and 3", e, e.Sent, dials)
+		}
+	})
+}
+
+func TestLaterTryDoesNotUndoThatAnEarlierOneWasSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, upstream.HTTPConfig{}, ok)
+		b.Faults.Add(upstreamtest.Fault{Kind: upstreamtest.FaultLost, Count: 1})
+		b.Faults.Add(upstreamtest.Fault{Kind: upstreamtest.FaultWrongCA, Skip: 1})
+		if e := b.failed(t, read, upstream.Unavailable); !e.Sent || !strings.Contains(e.Remedy, "ca_file") {
+			t.Errorf("%v: sent %v, remedy %q; want sent, by the try before", e, e.Sent, e.Remedy)
+		}
+	})
+}
+
+// A server that wants another client certificate ends the handshake, which with
+// TLS 1.3 the client learns only after it has written its request.
+func TestRefusedHandshakeIsNotSent(t *testing.T) {
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(ok))
+	srv.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert}
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+	srv.StartTLS()
+	defer srv.Close()
+	pool := x509.NewCertPool()
+	pool.AddCert(srv.Certificate())
+	h, err := upstream.NewHTTP(upstream.HTTPConfig{Name: "pam", URL: srv.URL, CAs: pool})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = h.Do(t.Context(), upstream.Request{Method: "POST", Path: "/x", Op: "rotate"})
+	if e := err.(*upstream.Error); e.Sent || !strings.Contains(e.Remedy, "client certificate") {
+		t.Errorf("%v: sent %v, remedy %q", e, e.Sent, e.Remedy)
+	}
+}
+
+func TestRetryAfterDateIsOfTheUpstreamsClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, upstream.HTTPConfig{}, func(w http.ResponseWriter, _ *http.Request) {
+			there := time.Now().Add(-time.Hour) // its clock is slow
+			w.Header().Set("Date", there.UTC().Format(http.TimeFormat))
+			w.Header().Set("Retry-After", there.Add(90*time.Second).UTC().Format(http.TimeFormat))
+			w.WriteHeader(http.StatusTooManyRequests)
+		})
+		if e := b.failed(t, read, upstream.Busy); e.RetryAfter != 90*time.Second {
+			t.Errorf("wait %v, want 90 s", e.RetryAfter)
 		}
 	})
 }
@@ -390,67 +434,4 @@ func TestObservedCodes(t *testing.T) {
 			t.Errorf("observed %v, want %v", b.codes, want)
 		}
 	})
-}
-
-// exchange is a client credentials grant made by x/oauth2.
-func exchange(t *testing.T, h *upstream.HTTP) (*oauth2.Token, error) {
-	t.Helper()
-	c := clientcredentials.Config{ClientID: "abc", ClientSecret: "s3cret", TokenURL: "https://localhost/token", AuthStyle: oauth2.AuthStyleInHeader}
-	return c.Token(context.WithValue(t.Context(), oauth2.HTTPClient, h.Client()))
-}
-
-func TestTokenErrors(t *testing.T) {
-	for _, tt := range []struct {
-		name   string
-		status int
-		body   string
-		code   upstream.Code
-		text   string
-	}{
-		{"refused", 401, `{"error":"invalid_client","error_description":"no such client"}`, upstream.Unavailable, "HTTP 401: invalid_client: no such client"},
-		{"not JSON", 401, `access_token=leaked`, upstream.Unavailable, "HTTP 401"},
-		{"good status, no token", 200, `{"access_tokenn":"leaked"}`, upstream.Unavailable, "not that of a token endpoint"},
-		{"good status, no JSON", 200, `leaked`, upstream.Unavailable, ""},
-		{"busy", 429, ``, upstream.Busy, "HTTP 429"},
-		{"server", 500, `leaked`, upstream.Unavailable, "HTTP 500"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				b := newBed(t, upstream.HTTPConfig{}, func(w http.ResponseWriter, _ *http.Request) {
-					w.Header().Set("Content-Type", "application/json")
-					w.WriteHeader(tt.status)
-					_, _ = io.WriteString(w, tt.body)
-				})
-				_, err := exchange(t, b.http)
-				e := b.http.TokenError("get access token", err)
-				if e.Code != tt.code || !strings.Contains(e.Error(), tt.text) {
-					t.Errorf("code %s, %q; want %s, %q", e.Code, e, tt.code, tt.text)
-				}
-				if strings.Contains(e.Error(), "leaked") || strings.Contains(e.Error(), "s3cret") {
-					t.Errorf("%q tells a secret", e)
-				}
-			})
-		})
-	}
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, upstream.HTTPConfig{}, ok)
-		b.Faults.Add(upstreamtest.Fault{Kind: upstreamtest.FaultDrop})
-		_, err := exchange(t, b.http)
-		if e := b.http.TokenError("get access token", err); e.Op != "get access token" || !e.Sent || e.Code != upstream.Unavailable {
-			t.Errorf("dropped: %+v", e)
-		}
-	})
-}
-
-func TestOneLine(t *testing.T) {
-	long := upstream.OneLine(strings.Repeat("é", 300))
-	if len(long) > 200 || !strings.HasSuffix(long, "é…") {
-		t.Errorf("%d bytes, %q", len(long), long)
-	}
-	if got := upstream.OneLine(" a\r\nb\x1b[31m\t\xff c "); got != "a b [31m c" {
-		t.Errorf("%q", got)
-	}
-	if _, err := json.Marshal(long); err != nil {
-		t.Error(err)
-	}
 }

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"reflect"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -64,11 +65,16 @@ func (h *HTTP) roundTrip(req *http.Request) (*http.Response, error) {
 // refusedUs reports whether the upstream ended the handshake. With TLS 1.3 the
 // request is on its way by then, but it is never handled.
 func refusedUs(err error) bool {
-	alert, ok := errors.AsType[tls.AlertError](err)
-	if !ok {
+	remote, ok := errors.AsType[*net.OpError](err)
+	if !ok || remote.Op != "remote error" {
 		return false
 	}
-	switch alert {
+	// The alert is a number of a type that crypto/tls keeps to itself.
+	alert := reflect.ValueOf(remote.Err)
+	if alert.Kind() != reflect.Uint8 {
+		return false
+	}
+	switch alert.Uint() {
 	// handshake_failure, bad to unknown_ca, access_denied, decrypt_error,
 	// certificate_required: RFC 8446, section 6
 	case 40, 42, 43, 44, 45, 46, 48, 49, 51, 116:

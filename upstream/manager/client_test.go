@@ -230,16 +230,66 @@ func TestRotationThatNeverArrivedIsRepeated(t *testing.T) {
 }
 
 func TestUncertainRotationIsNotJudgedDuringAnOutage(t *testing.T) {
+	for _, fault := range []upstreamtest.Fault{
+		{Kind: upstreamtest.FaultStatus, Status: 500},
+		{Kind: upstreamtest.FaultWrongCA}, // this try is certainly not sent
+	} {
+		t.Run(string(fault.Kind), func(t *testing.T) {
+			b := newBed(t)
+			first := b.issue(b.registration(), keys()[0])
+			b.sim.Faults.Add(fault)
+			r := b.rotation(first)
+			r.Uncertain = true
+			if e := b.fails(r, upstream.Unavailable); !e.Sent {
+				t.Errorf("%v: forgets that the earlier try may have been carried out", e)
+			}
+			if n := b.sim.Log.Count("POST", "*rotateClientKey.adm"); n != 0 {
+				t.Errorf("rotated %d times without knowing what happened before", n)
+			}
+		})
+	}
+}
+
+// The old certificate no longer works then, but for a reason of its own.
+func TestUncertainRotationIsNotJudgedByAnExpiredCertificate(t *testing.T) {
 	b := newBed(t)
 	first := b.issue(b.registration(), keys()[0])
-	b.sim.Faults.Add(upstreamtest.Fault{Kind: upstreamtest.FaultStatus, Status: 500})
-	r := b.rotation(first)
+	past := *first.Leaf
+	past.NotAfter = time.Now().Add(-time.Minute) // as our clock sees it
+	expired := *first
+	expired.Leaf = &past
+	b.sim.Clock.Advance(400 * 24 * time.Hour)
+	r := b.rotation(&expired)
 	r.Uncertain = true
-	if e := b.fails(r, upstream.Unavailable); !e.Sent {
-		t.Errorf("%v: forgets that the earlier try may have been carried out", e)
+	if e := b.fails(r, upstream.Unavailable); !strings.Contains(e.Remedy, "expired at") {
+		t.Errorf("%v, remedy %q", e, e.Remedy)
 	}
-	if n := b.sim.Log.Count("POST", "*rotateClientKey.adm"); n != 0 {
-		t.Errorf("rotated %d times without knowing what happened before", n)
+}
+
+// A rotation that the Manager carries out only after the client gave up, and
+// after the old certificate was found to work still.
+func TestRotationThatIsCarriedOutLate(t *testing.T) {
+	b := newBed(t)
+	first := b.issue(b.registration(), keys()[0])
+	b.sim.Faults.Add(upstreamtest.Fault{Kind: upstreamtest.FaultLate, Delay: upstreamtest.Duration(time.Second), Path: "*rotateClientKey.adm", Count: 1})
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	r := b.rotation(first)
+	_, err := b.client.Issue(ctx, r)
+	if e := b.failed(err, upstream.Unavailable); !e.Sent {
+		t.Errorf("%v: does not say that it may have been carried out", e)
+	}
+	r.Uncertain = true
+	second := b.issue(r, keys()[1])
+	for b.sim.Log.Count("POST", "*rotateClientKey.adm") < 2 { // the late one ends
+		select {
+		case <-t.Context().Done():
+			t.Fatal("the late call never came")
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	if err := b.client.Prove(t.Context(), *second); err != nil {
+		t.Errorf("the certificate that was answered does not work: %v", err)
 	}
 }
 

@@ -19,6 +19,7 @@ type FaultKind string
 const (
 	FaultStatus  FaultKind = "status"     // answers Status instead of handling the call
 	FaultSlow    FaultKind = "slow"       // waits for Delay, then handles the call
+	FaultLate    FaultKind = "late"       // waits for Delay, then handles the call, even if the caller has gone
 	FaultDrop    FaultKind = "drop"       // closes the connection without handling the call
 	FaultLost    FaultKind = "lost-reply" // handles the call fully, then closes the connection
 	FaultWrongCA FaultKind = "wrong-ca"   // shows a server certificate of a CA nobody knows
@@ -46,7 +47,7 @@ type Fault struct {
 	RetryAfter string `json:"retry_after,omitempty"`
 	// Body is the body of FaultStatus.
 	Body string `json:"body,omitempty"`
-	// Delay is how long FaultSlow waits.
+	// Delay is how long FaultSlow and FaultLate wait.
 	Delay Duration `json:"delay,omitzero"`
 }
 
@@ -57,13 +58,13 @@ func (f *Fault) check() error {
 		if f.Status < 200 || f.Status > 599 {
 			return fmt.Errorf("fault %s: status %d: want 200 to 599", f.Kind, f.Status)
 		}
-	case FaultSlow:
+	case FaultSlow, FaultLate:
 		if f.Delay <= 0 {
 			return fmt.Errorf("fault %s: delay: missing", f.Kind)
 		}
 	case FaultDrop, FaultLost, FaultWrongCA:
 	default:
-		return fmt.Errorf("fault: kind %q: want status, slow, drop, lost-reply or wrong-ca", f.Kind)
+		return fmt.Errorf("fault: kind %q: want status, slow, late, drop, lost-reply or wrong-ca", f.Kind)
 	}
 	if f.Count < 0 || f.Skip < 0 {
 		return fmt.Errorf("fault %s: count and skip: want no negative number", f.Kind)
@@ -198,7 +199,9 @@ func (f *Faults) Wrap(next http.Handler) http.Handler {
 			w.WriteHeader(fault.Status)
 			_, _ = w.Write([]byte(fault.Body))
 		case FaultSlow:
-			slow(w, r, next, time.Duration(fault.Delay))
+			slow(w, r, next, fault.Delay, r.Context().Done())
+		case FaultLate:
+			slow(w, r, next, fault.Delay, nil)
 		case FaultLost:
 			next.ServeHTTP(&discard{header: http.Header{}}, r)
 			panic(http.ErrAbortHandler)
@@ -208,8 +211,8 @@ func (f *Faults) Wrap(next http.Handler) http.Handler {
 	})
 }
 
-// slow handles the call after the delay, unless the caller goes before.
-func slow(w http.ResponseWriter, r *http.Request, next http.Handler, delay time.Duration) {
+// slow handles the call after the delay, unless gone is closed before.
+func slow(w http.ResponseWriter, r *http.Request, next http.Handler, delay Duration, gone <-chan struct{}) {
 	// net/http notices that the caller has gone only once the body was read.
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 16<<20))
 	if err != nil {
@@ -217,9 +220,9 @@ func slow(w http.ResponseWriter, r *http.Request, next http.Handler, delay time.
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	select {
-	case <-time.After(delay):
+	case <-time.After(time.Duration(delay)):
 		next.ServeHTTP(w, r)
-	case <-r.Context().Done():
+	case <-gone:
 		panic(http.ErrAbortHandler)
 	}
 }
