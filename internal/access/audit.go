@@ -156,6 +156,9 @@ func (a *Audit) Err() error {
 	return nil
 }
 
+// Refusing reports whether Append is known to fail.
+func (a *Audit) Refusing() bool { return a != nil && !a.cfg.Allow && a.failed.Load() != nil }
+
 // Head is the end of the chain as it is in the file.
 func (a *Audit) Head() Head { return *a.head.Load() }
 

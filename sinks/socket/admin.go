@@ -1,0 +1,213 @@
+package socket
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"os/user"
+	"strconv"
+
+	"github.com/signet-agent/signet/internal/access"
+	"github.com/signet-agent/signet/internal/secret"
+)
+
+// credentials are a name and a password in a body.
+type credentials struct {
+	Username string `json:"username"`
+	Password string `json:"password"`
+}
+
+// enroll registers an identity and returns when that is done.
+func (q *request) enroll() error {
+	if err := q.authorizeAdmin("identity.enroll", access.Certificate, q.name); err != nil {
+		return err
+	}
+	var body credentials
+	if err := q.decode(&body); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(q.r.Context(), adminTimeout)
+	defer cancel()
+	q.within(adminTimeout)
+	if err := q.s.cfg.Backend.Enroll(ctx, q.name, body.Username, secret.New([]byte(body.Password))); err != nil {
+		return err
+	}
+	return q.done()
+}
+
+func (q *request) login() error {
+	if err := q.authorizeAdmin("upstream.login", access.Token, q.name); err != nil {
+		return err
+	}
+	var body credentials
+	if err := q.decode(&body); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(q.r.Context(), adminTimeout)
+	defer cancel()
+	q.within(adminTimeout)
+	r := LoginRequest{Username: body.Username, Password: secret.New([]byte(body.Password))}
+	if err := q.s.cfg.Backend.Login(ctx, q.name, r); err != nil {
+		return err
+	}
+	return q.done()
+}
+
+func (q *request) logout() error {
+	if err := q.authorizeAdmin("upstream.logout", access.Token, q.name); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(q.r.Context(), adminTimeout)
+	defer cancel()
+	q.within(adminTimeout)
+	if err := q.s.cfg.Backend.Logout(ctx, q.name); err != nil {
+		return err
+	}
+	return q.done()
+}
+
+// showStatus tells administrators everything, and others what they may read.
+func (q *request) showStatus() error {
+	if err := q.known("status.read"); err != nil {
+		return err
+	}
+	return q.sendJSON(q.s.cfg.Backend.Status(q.visible()))
+}
+
+func (q *request) plan() error {
+	if err := q.authorizeAdmin("plan.read", access.Admin, ""); err != nil {
+		return err
+	}
+	return q.sendJSON(q.s.cfg.Backend.Plan())
+}
+
+func (q *request) doctor() error {
+	if err := q.authorizeAdmin("doctor.run", access.Admin, ""); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(q.r.Context(), adminTimeout)
+	defer cancel()
+	q.within(adminTimeout)
+	return q.sendJSON(q.s.cfg.Backend.Doctor(ctx))
+}
+
+// healthz says that the process answers. Anyone may ask.
+func (q *request) healthz() error {
+	q.send(http.StatusOK, jsonType, []byte(`{"status":"ok"}`+"\n"))
+	return nil
+}
+
+// readyz says whether the agent can do its work. Anyone may ask; why it cannot
+// is told to callers that policy knows.
+func (q *request) readyz() error {
+	err := q.s.cfg.Backend.Ready()
+	if err == nil {
+		q.send(http.StatusOK, jsonType, []byte(`{"status":"ready"}`+"\n"))
+		return nil
+	}
+	if !q.s.cfg.Policy.Known(q.peer) {
+		return &Problem{Code: CodeUnavailable, Detail: "the agent is not ready"}
+	}
+	if p, ok := asProblem(err); ok {
+		return &Problem{Code: CodeUnavailable, Detail: "not ready: " + p.Detail, Hint: p.Hint}
+	}
+	return &Problem{Code: CodeUnavailable, Detail: "not ready: " + err.Error()}
+}
+
+// metrics are for callers that policy knows: their labels are names of items.
+func (q *request) metrics() error {
+	if q.s.cfg.Metrics == nil {
+		return &Problem{Code: CodeNotFound, Detail: "there are no metrics"}
+	}
+	if !q.s.cfg.Policy.Known(q.peer) {
+		return q.denied(access.Action{Kind: access.Admin})
+	}
+	q.status = http.StatusOK
+	q.s.cfg.Metrics.ServeHTTP(q.w, q.r)
+	return nil
+}
+
+// explanation is the answer to a question about the policy.
+type explanation struct {
+	Kind    string `json:"kind"`
+	Name    string `json:"name"`
+	Allowed bool   `json:"allowed"`
+	Rule    int    `json:"rule"` // -1: none
+	By      string `json:"by,omitempty"`
+	Text    string `json:"text"`
+}
+
+// explain says which rule decides for a caller who is described in the query:
+// uid and unit, the name, and optionally kind, op and path. Without a kind it
+// answers for each.
+func (q *request) explain() error {
+	if err := q.authorizeAdmin("policy.explain", access.Admin, ""); err != nil {
+		return err
+	}
+	v, err := url.ParseQuery(q.r.URL.RawQuery)
+	if err != nil {
+		return invalid("the query is not encoded correctly")
+	}
+	peer, err := described(v)
+	if err != nil {
+		return err
+	}
+	kinds := []access.Kind{access.Secret, access.Certificate, access.Key, access.Token, access.Proxy, access.Admin}
+	if s := v.Get("kind"); s != "" {
+		k, ok := access.ParseKind(s)
+		if !ok {
+			return invalid("there is no kind " + strconv.Quote(s))
+		}
+		kinds = []access.Kind{k}
+	}
+	answers := []explanation{}
+	for _, k := range kinds {
+		op := v.Get("op")
+		if k == access.Key && op == "" {
+			op = "sign"
+		}
+		if k == access.Proxy && op == "" {
+			op = http.MethodGet
+		}
+		d := q.s.cfg.Policy.Decide(peer, access.Action{Kind: k, Name: v.Get("name"), Op: op, Path: v.Get("path")})
+		answers = append(answers, explanation{k.String(), v.Get("name"), d.Allowed, d.Rule, d.By, d.String()})
+	}
+	return q.sendJSON(struct {
+		Decisions []explanation `json:"decisions"`
+	}{answers})
+}
+
+// described is a caller with the groups that the user database gives it.
+func described(v url.Values) (*access.Peer, error) {
+	// Nobody's numbers, so that asking about a unit alone matches no user.
+	p := &access.Peer{UID: 1<<32 - 1, GID: 1<<32 - 1, Unit: v.Get("unit")}
+	text := v.Get("uid")
+	if text == "" && p.Unit == "" {
+		return nil, invalid("uid or unit is missing")
+	}
+	if text == "" {
+		return p, nil
+	}
+	n, err := strconv.ParseUint(text, 10, 32)
+	if err != nil {
+		return nil, invalid("uid is not a number")
+	}
+	p.UID = uint32(n)
+	u, err := user.LookupId(text)
+	if err != nil {
+		return p, nil // a uid without a name has no groups
+	}
+	groups, err := u.GroupIds()
+	if err != nil {
+		return p, nil
+	}
+	for i, g := range append([]string{u.Gid}, groups...) {
+		if n, err := strconv.ParseUint(g, 10, 32); err == nil {
+			if i == 0 {
+				p.GID = uint32(n)
+			}
+			p.Groups = append(p.Groups, uint32(n))
+		}
+	}
+	return p, nil
+}

@@ -1,0 +1,72 @@
+package socket
+
+import (
+	"maps"
+	"sync"
+	"sync/atomic"
+)
+
+// A board holds the newest state of each item of a kind. Reading takes no lock.
+type board[T any] struct {
+	mu    sync.Mutex // held to add a slot
+	slots atomic.Pointer[map[string]*slot[T]]
+}
+
+// A slot is the place of one item. It is made once and never removed.
+type slot[T any] struct {
+	now atomic.Pointer[state[T]]
+}
+
+// A state is what is known of an item at one time. It is immutable.
+type state[T any] struct {
+	item    *T            // nil if there is none
+	gone    *Problem      // why there is none any more; nil if there never was one
+	changed chan struct{} // closed when this is no longer the newest state
+}
+
+func newBoard[T any](names []string) *board[T] {
+	m := make(map[string]*slot[T], len(names))
+	for _, name := range names {
+		m[name] = newSlot[T]()
+	}
+	b := &board[T]{}
+	b.slots.Store(&m)
+	return b
+}
+
+func newSlot[T any]() *slot[T] {
+	s := &slot[T]{}
+	s.now.Store(&state[T]{changed: make(chan struct{})})
+	return s
+}
+
+// slot is the place of an item, or nil if no such item is configured.
+func (b *board[T]) slot(name string) *slot[T] { return (*b.slots.Load())[name] }
+
+// all are the slots by name.
+func (b *board[T]) all() map[string]*slot[T] { return *b.slots.Load() }
+
+// put replaces the state of an item and returns the one before. An item that is
+// not configured gets a place; that copies the map, so names that are known
+// should be given to newBoard.
+func (b *board[T]) put(name string, item *T, gone *Problem) (old *state[T]) {
+	s := b.slot(name)
+	if s == nil {
+		s = b.add(name)
+	}
+	old = s.now.Swap(&state[T]{item: item, gone: gone, changed: make(chan struct{})})
+	close(old.changed)
+	return old
+}
+
+func (b *board[T]) add(name string) *slot[T] {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if s := b.slot(name); s != nil {
+		return s
+	}
+	m := maps.Clone(b.all())
+	m[name] = newSlot[T]()
+	b.slots.Store(&m)
+	return m[name]
+}

@@ -1,0 +1,193 @@
+package socket
+
+import (
+	"encoding/base64"
+	"encoding/pem"
+	"maps"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/signet-agent/signet/internal/secret"
+	"github.com/signet-agent/signet/sinks"
+)
+
+// A secretItem is a published secret with all of its answer rendered that does
+// not hold a value and does not depend on the time of the read.
+type secretItem struct {
+	secret *sinks.Secret
+	etag   []string
+	head   string // {"name":...,"version":...,"fields":{
+	fields []field
+	tail   string // },"fetched_at":...,"stale":
+	meta   string // "name":...,...,  for lists
+}
+
+// A field is one field of a secret.
+type field struct {
+	name   string
+	key    string // "password":
+	value  secret.Value
+	base64 bool // not UTF-8, so JSON can carry it in base64 only
+}
+
+func newSecretItem(s *sinks.Secret) *secretItem {
+	it := &secretItem{secret: s, etag: []string{etag(s.Version)}}
+	var binary []string
+	for _, name := range slices.Sorted(maps.Keys(s.Fields)) {
+		f := field{name: name, key: quote(name) + ":", value: s.Fields[name]}
+		if f.base64 = !utf8.Valid(f.value.Reveal()); f.base64 {
+			binary = append(binary, quote(name))
+		}
+		it.fields = append(it.fields, f)
+	}
+	naming := `"name":` + quote(s.Name) + `,"version":` + quote(s.Version)
+	times := `,"fetched_at":` + quote(stamp(s.FetchedAt)) + `,"fresh_until":` + quote(stamp(s.FreshUntil)) +
+		`,"usable_until":` + quote(stamp(s.UsableUntil)) + `,"rotates_at":` + stampOrNull(s.RotatesAt)
+	it.head = `{` + naming + `,"fields":{`
+	it.tail = `}` + times
+	if binary != nil {
+		it.tail += `,"base64_fields":[` + strings.Join(binary, ",") + `]`
+	}
+	it.tail += `,"stale":`
+	it.meta = naming + times
+	return it
+}
+
+// appendTo renders the whole answer, or only one field of it.
+func (it *secretItem) appendTo(b []byte, only string, now time.Time) []byte {
+	b = append(b, it.head...)
+	first := true
+	for i := range it.fields {
+		f := &it.fields[i]
+		if only != "" && f.name != only {
+			continue
+		}
+		if !first {
+			b = append(b, ',')
+		}
+		first = false
+		b = append(b, f.key...)
+		if f.base64 {
+			b = append(b, '"')
+			b = base64.StdEncoding.AppendEncode(b, f.value.Reveal())
+			b = append(b, '"')
+		} else {
+			b = appendJSON(b, f.value.Reveal())
+		}
+	}
+	b = append(b, it.tail...)
+	b = strconv.AppendBool(b, it.secret.Stale(now))
+	return append(b, "}\n"...)
+}
+
+func (it *secretItem) field(name string) (secret.Value, bool) {
+	for i := range it.fields {
+		if it.fields[i].name == name {
+			return it.fields[i].value, true
+		}
+	}
+	return secret.Value{}, false
+}
+
+// usable reports whether the item may be served at now.
+func (it *secretItem) usable(now time.Time) bool { return it != nil && !it.secret.Expired(now) }
+
+// A certificateItem is a published certificate with its answer rendered but for
+// the key.
+type certificateItem struct {
+	cert    *sinks.Certificate
+	version string
+	etag    []string
+	head    string // {"name":...,"not_after":...
+	meta    string
+}
+
+func newCertificateItem(c *sinks.Certificate) *certificateItem {
+	it := &certificateItem{cert: c, version: strconv.Itoa(c.Generation) + "-" + c.Serial}
+	it.etag = []string{etag(it.version)}
+	it.meta = `"name":` + quote(c.Name) + `,"version":` + quote(it.version) + `,"generation":` + strconv.Itoa(c.Generation) +
+		`,"serial":` + quote(c.Serial) + `,"not_before":` + quote(stamp(c.NotBefore)) + `,"not_after":` + quote(stamp(c.NotAfter))
+	var leaf, chain []byte
+	for i, der := range c.Chain {
+		p := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+		if i == 0 {
+			leaf = p
+		} else {
+			chain = append(chain, p...)
+		}
+	}
+	it.head = `{` + it.meta + `,"certificate":` + quote(string(leaf)) + `,"chain":` + quote(string(chain))
+	if c.KeyURI != "" {
+		it.head += `,"key_uri":` + quote(c.KeyURI)
+	}
+	return it
+}
+
+func (it *certificateItem) appendTo(b []byte) []byte {
+	b = append(b, it.head...)
+	if key := it.cert.Key.Reveal(); len(key) > 0 {
+		b = append(b, `,"key":`...)
+		b = appendJSON(b, key)
+	}
+	return append(b, "}\n"...)
+}
+
+// etag is a version as an entity tag. Versions are opaque, so they are encoded
+// where a tag could not hold them.
+func etag(version string) string { return `"` + url.PathEscape(version) + `"` }
+
+// matches reports whether a tag is in the value of an If-None-Match header. The
+// bare version is taken as well.
+func matches(header, etag, version string) bool {
+	if header == "" {
+		return false
+	}
+	for tag := range strings.SplitSeq(header, ",") {
+		tag = strings.TrimPrefix(strings.TrimSpace(tag), "W/")
+		if tag == etag || tag == version || tag == "*" {
+			return true
+		}
+	}
+	return false
+}
+
+func stampOrNull(t time.Time) string {
+	if t.IsZero() {
+		return "null"
+	}
+	return quote(stamp(t))
+}
+
+func quote(s string) string { return string(appendJSON(nil, []byte(strings.ToValidUTF8(s, "\ufffd")))) }
+
+// appendJSON appends valid UTF-8 as a JSON string.
+func appendJSON(b, s []byte) []byte {
+	const hex = "0123456789abcdef"
+	b = append(b, '"')
+	start := 0
+	for i, c := range s {
+		if c >= ' ' && c != '"' && c != '\\' {
+			continue
+		}
+		b = append(b, s[start:i]...)
+		start = i + 1
+		switch c {
+		case '"', '\\':
+			b = append(b, '\\', c)
+		case '\n':
+			b = append(b, '\\', 'n')
+		case '\r':
+			b = append(b, '\\', 'r')
+		case '\t':
+			b = append(b, '\\', 't')
+		default:
+			b = append(b, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
+		}
+	}
+	b = append(b, s[start:]...)
+	return append(b, '"')
+}
