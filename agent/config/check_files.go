@@ -101,8 +101,10 @@ func (k *checker) content(at string, c Content) {
 func (k *checker) secretContent(at string, c Content) {
 	k.oneOf(at+".format", c.Format, secretFormats...)
 	k.unless(c.Template == "" || c.Field == "", at+".field", "is not used with a template; write {{ .fields.%s }} in it", c.Field)
+	// Of others it is not known here whether they have one field or several.
+	several := k.c.Secrets[c.Secret].Credential != ""
 	raw := c.Format == "" || c.Format == "raw"
-	k.unless(!raw || c.Field != "" || c.Template != "", at+".field", "missing; name the field to write, or use format: json or env")
+	k.unless(!raw || !several || c.Field != "" || c.Template != "", at+".field", "missing; name the field to write, or use format: json or env")
 }
 
 // certificateContent checks the certificate of a file. That of an identity may

@@ -12,8 +12,8 @@ type Content struct {
 	// Secret or Certificate is the item; exactly one of them.
 	Secret      string `yaml:"secret"`
 	Certificate string `yaml:"certificate"`
-	// Field is the field of the secret that Format raw writes. It may be left
-	// out for json and env.
+	// Field is the field of the secret to write. It may be left out for json and
+	// env, which write all, and for a secret that has only one.
 	Field string `yaml:"field"`
 	// Format is raw, json or env for a secret ("" is raw), and pem-bundle,
 	// pem-bundle-key-first, pem-chain, pem-key, pkcs12 or jks for a
