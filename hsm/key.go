@@ -55,15 +55,8 @@ func (k *Key) SignContext(ctx context.Context, digest []byte, opts crypto.Signer
 	}
 	ctx, cancel := context.WithTimeout(ctx, k.t.cfg.Timeout)
 	defer cancel()
-	p, err := k.t.await(ctx)
-	if err == nil && p.distrusted[k.info.ID] {
-		err = fmt.Errorf("%w: the token now has another public key for it", ErrUntrusted)
-	}
-	if err != nil {
-		return nil, k.t.fail("sign", k.info.String(), err)
-	}
 	payload := req.AppendTo(make([]byte, 0, 2+len(req.ID)+len(req.Data)))
-	sig, err := k.t.raw(ctx, request{name: "sign", key: k.info.String(), op: wire.OpSign, payload: payload})
+	sig, err := k.t.raw(ctx, request{name: "sign", key: k.info.String(), id: k.info.ID, op: wire.OpSign, payload: payload})
 	if err != nil || req.Scheme != wire.SchemeECDSA {
 		return sig, err
 	}

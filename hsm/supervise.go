@@ -17,7 +17,7 @@ const (
 	startInterval = time.Second
 	// crashWait is the longest wait for the next worker while they can open the
 	// token; absentWait while they cannot.
-	crashWait  = 4 * time.Second
+	crashWait  = 2 * time.Second
 	absentWait = 30 * time.Second
 	// stableAfter is how long a worker must live for its end not to count
 	// towards a longer wait.
@@ -26,8 +26,8 @@ const (
 	healthInterval = 5 * time.Second
 	// closeTimeout is how long a worker may take to end when it is told to.
 	closeTimeout = 5 * time.Second
-	// lostOpens is how many workers in a row may end while opening the token
-	// before callers are told instead of left waiting.
+	// lostOpens is how many workers in a row may end, or hang, while opening the
+	// token before callers are told instead of left waiting.
 	lostOpens = 3
 )
 
@@ -94,7 +94,8 @@ func restartWait(failures int, opened bool, since time.Duration) time.Duration {
 // closed.
 func (t *Token) closed(err error, opened bool, failures int, wait time.Duration) {
 	definite := err
-	if errors.Is(err, errLost) && (opened || failures <= lostOpens) {
+	unclear := errors.Is(err, errLost) || errors.Is(err, ErrDeadline)
+	if opened || unclear && failures <= lostOpens {
 		definite = nil // the next worker may well do better: let callers wait for it
 	}
 	before := t.Status().Err

@@ -256,6 +256,7 @@ func (t *Token) await(ctx context.Context) (*process, error) {
 type request struct {
 	name    string // for errors and metrics
 	key     string // for errors
+	id      string // of a key that must be the one that was checked; may be empty
 	op      wire.Op
 	payload []byte
 	alone   bool          // nothing else may be under way in the module
@@ -280,6 +281,9 @@ func (t *Token) raw(ctx context.Context, r request) (reply []byte, err error) {
 		p, err := t.await(ctx)
 		if err != nil {
 			return nil, t.fail(r.name, r.key, err)
+		}
+		if p.distrusted[r.id] {
+			return nil, t.fail(r.name, r.key, fmt.Errorf("%w: the token now has another public key for it", ErrUntrusted))
 		}
 		weight := int64(1)
 		if r.alone {

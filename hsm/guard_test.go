@@ -1,0 +1,161 @@
+package hsm_test
+
+import (
+	"errors"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/signet-agent/signet/hsm"
+	"github.com/signet-agent/signet/hsm/hsmtest"
+)
+
+// closedBy waits until the token says why it is closed.
+func closedBy(t *testing.T, token *hsm.Token) *hsm.Error {
+	t.Helper()
+	status := until(t, token, func(s hsm.Status) bool { return !s.Open && s.Err != nil })
+	var e *hsm.Error
+	if !errors.As(status.Err, &e) {
+		t.Fatalf("%v is no *hsm.Error", status.Err)
+	}
+	return e
+}
+
+// TestWrongPINIsTriedOnce holds that a PIN that the token refused is not tried
+// again, by later processes either, until it is another or an operator says so.
+func TestWrongPINIsTriedOnce(t *testing.T) {
+	s := hsmtest.NewShim(t)
+	s.LockAfterThree()
+	s.WritePIN("9999")
+	ledger, guard := &hsmtest.Ledger{}, &hsmtest.Guard{}
+	for range 3 {
+		token, stop := start(t, s.Config(ledger, guard))
+		e := closedBy(t, token)
+		if e.Name != "CKR_PIN_INCORRECT" || !errors.Is(e, hsm.ErrPIN) || e.Hint() == "" {
+			t.Errorf("got %v (hint %q), want CKR_PIN_INCORRECT", e, e.Hint())
+		}
+		if _, err := token.Wrap(t.Context(), []byte("x")); !errors.Is(err, hsm.ErrPIN) {
+			t.Errorf("a call meanwhile: %v, want ErrPIN", err)
+		}
+		stop()
+	}
+	if got := s.Logins(); !slices.Equal(got, []string{"0xa0"}) {
+		t.Fatalf("logins %v, want one", got)
+	}
+
+	// An operator's word is good for one more try, no more.
+	token, stop := start(t, s.Config(ledger, guard))
+	closedBy(t, token)
+	changed := token.Changed()
+	if err := token.ClearPINGuard(); err != nil {
+		t.Fatal(err)
+	}
+	<-changed
+	closedBy(t, token)
+	for len(s.Logins()) < 2 {
+		changed := token.Changed()
+		if len(s.Logins()) < 2 {
+			<-changed
+		}
+	}
+	stop()
+	if got := s.Logins(); len(got) != 2 {
+		t.Fatalf("logins %v, want two", got)
+	}
+
+	// The token is one try away from locking itself: even a new PIN has to wait.
+	s.WritePIN(hsmtest.PIN)
+	token, stop = start(t, s.Config(ledger, guard))
+	if e := closedBy(t, token); e.Name != "PIN_FINAL_TRY" || e.Hint() == "" {
+		t.Errorf("got %v, want PIN_FINAL_TRY", e)
+	}
+	stop()
+
+	// Someone has logged in with the right one meanwhile.
+	s.LockAfterThree()
+	_, stop = open(t, s.Config(ledger, guard))
+	stop()
+	if got := s.Logins(); !slices.Equal(got, []string{"0xa0", "0xa0", "0x0"}) {
+		t.Errorf("logins %v", got)
+	}
+	if _, digest, _, _ := guard.Refused(); digest != nil {
+		t.Error("the guard still remembers a PIN after a login")
+	}
+}
+
+// TestUnfinishedLogin holds that a PIN whose try was cut short is tried once
+// more, not for ever: nobody knows whether the token has counted it.
+func TestUnfinishedLogin(t *testing.T) {
+	s := hsmtest.NewShim(t)
+	s.Rules("C_Login 0 crash")
+	token, stop := start(t, s.Config(&hsmtest.Ledger{}, &hsmtest.Guard{}))
+	status := until(t, token, func(s hsm.Status) bool { return s.Err != nil && strings.Contains(s.Err.Error(), "PIN_UNFINISHED") })
+	if !errors.Is(status.Err, hsm.ErrPIN) || status.Restarts != 2 {
+		t.Errorf("got %v after %d restarts, want ErrPIN after 2", status.Err, status.Restarts)
+	}
+	stop()
+}
+
+// TestPINMessages holds that what can be wrong with a PIN is told apart, and that
+// the token is not asked where the answer is known.
+func TestPINMessages(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		change func(*hsmtest.Shim, *hsm.Config)
+		want   string
+		logins int
+	}{
+		{"empty", func(s *hsmtest.Shim, _ *hsm.Config) { s.WritePIN("") }, "PIN_EMPTY", 0},
+		{"no file", func(s *hsmtest.Shim, _ *hsm.Config) { os.Remove(s.PINFile) }, "PIN_UNREADABLE", 0},
+		{"no source", func(_ *hsmtest.Shim, c *hsm.Config) { c.PIN = hsm.PINSource{} }, "PIN_UNREADABLE", 0},
+		{"no credential", func(_ *hsmtest.Shim, c *hsm.Config) { c.PIN = hsm.PINSource{Credential: "pin"} }, "PIN_UNREADABLE", 0},
+		{"too short", func(s *hsmtest.Shim, _ *hsm.Config) { s.Rules("C_Login 0 0xa2") }, "CKR_PIN_LEN_RANGE", 1},
+		{"expired", func(s *hsmtest.Shim, _ *hsm.Config) { s.Rules("C_Login 0 0xa3") }, "CKR_PIN_EXPIRED", 1},
+		{"found locked", func(s *hsmtest.Shim, _ *hsm.Config) { s.Rules("C_Login 0 0xa4") }, "CKR_PIN_LOCKED", 1},
+		{"said to be locked", func(s *hsmtest.Shim, _ *hsm.Config) {
+			os.WriteFile(s.Dir+"/lockout", []byte("3\n"), 0o600)
+		}, "CKR_PIN_LOCKED", 0},
+		{"not set", func(s *hsmtest.Shim, _ *hsm.Config) { s.Rules("C_Login 0 0x102") }, "CKR_USER_PIN_NOT_INITIALIZED", 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := hsmtest.NewShim(t)
+			cfg := s.Config(&hsmtest.Ledger{}, &hsmtest.Guard{})
+			tt.change(s, &cfg)
+			token, stop := start(t, cfg)
+			e := closedBy(t, token)
+			stop()
+			if e.Name != tt.want || e.Hint() == "" {
+				t.Errorf("got %v (hint %q), want %s", e, e.Hint(), tt.want)
+			}
+			if n := len(s.Logins()); n != tt.logins {
+				t.Errorf("%d logins, want %d", n, tt.logins)
+			}
+		})
+	}
+}
+
+// TestPINSources holds that the PIN is read from a credential and from the
+// environment too.
+func TestPINSources(t *testing.T) {
+	s, _, _ := fresh(t)
+	for _, tt := range []struct {
+		name string
+		pin  hsm.PINSource
+		env  string
+	}{
+		{"file", hsm.PINSource{File: s.PINFile}, ""},
+		{"credential", hsm.PINSource{Credential: "pin"}, "CREDENTIALS_DIRECTORY=" + s.Dir},
+		{"environment", hsm.PINSource{Env: "HSM_TEST_PIN"}, "HSM_TEST_PIN=" + hsmtest.PIN},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			cfg := s.Config(&hsmtest.Ledger{}, nil)
+			cfg.PIN = tt.pin
+			if tt.env != "" {
+				cfg.Env = append(slices.Clone(cfg.Env), tt.env)
+			}
+			open(t, cfg)
+		})
+	}
+}

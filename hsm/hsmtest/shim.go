@@ -1,0 +1,78 @@
+package hsmtest
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/signet-agent/signet/hsm"
+)
+
+// A Shim is a module that misbehaves on demand, in front of a SoftHSM. What it
+// can do is said in hsm/testdata/shim.c.
+type Shim struct {
+	*SoftHSM
+	Path string // of the module
+	Dir  string // its rules and its records
+
+	t testing.TB
+}
+
+// NewShim makes a token behind a shim.
+func NewShim(t testing.TB) *Shim {
+	t.Helper()
+	s := &Shim{SoftHSM: New(t), t: t}
+	s.Dir = filepath.Join(s.SoftHSM.Dir, "shim")
+	s.Path = filepath.Join(s.SoftHSM.Dir, "shim.so")
+	if err := os.Mkdir(s.Dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	cc := exec.Command("cc", "-shared", "-fPIC", "-o", s.Path, filepath.Join(sourceDir(), "..", "testdata", "shim.c"), "-ldl")
+	if out, err := cc.CombinedOutput(); err != nil {
+		t.Fatalf("build the shim: %v\n%s", err, out)
+	}
+	s.Env = append(s.Env, "SHIM_MODULE="+s.Module, "SHIM_DIR="+s.Dir)
+	return s
+}
+
+// Config is a configuration for the token behind the shim.
+func (s *Shim) Config(ledger hsm.Ledger, guard hsm.Guard) hsm.Config {
+	cfg := s.SoftHSM.Config(ledger, guard)
+	cfg.Module = s.Path
+	return cfg
+}
+
+// Rules replaces the rules; none means to behave.
+func (s *Shim) Rules(rules ...string) {
+	s.t.Helper()
+	next := filepath.Join(s.Dir, "rules.new")
+	err := os.WriteFile(next, []byte(strings.Join(rules, "\n")+"\n"), 0o600)
+	if err == nil {
+		err = os.Rename(next, filepath.Join(s.Dir, "rules"))
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// LockAfterThree makes the token count wrong PINs from now on.
+func (s *Shim) LockAfterThree() { s.write("lockout", "0\n") }
+
+// Logins are the return values of all calls of C_Login so far.
+func (s *Shim) Logins() []string {
+	s.t.Helper()
+	b, err := os.ReadFile(filepath.Join(s.Dir, "logins"))
+	if err != nil && !os.IsNotExist(err) {
+		s.t.Fatal(err)
+	}
+	return strings.Fields(string(b))
+}
+
+func (s *Shim) write(name, text string) {
+	s.t.Helper()
+	if err := os.WriteFile(filepath.Join(s.Dir, name), []byte(text), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+}

@@ -1,0 +1,178 @@
+/*
+ * A PKCS#11 module that misbehaves on demand. It forwards to another module,
+ * $SHIM_MODULE, and does as the directory $SHIM_DIR says:
+ *
+ *   rules     lines "FUNCTION NTH ACTION [once]". NTH counts the calls of that
+ *             function in this process from 1; 0 means every call. ACTION is
+ *             hang, crash, or the return value, as 0x30. With "once", a rule
+ *             takes effect in one process only.
+ *   lockout   if it exists, three wrong PINs lock the token, for good; the count
+ *             is kept in the file.
+ *   logins    one line is appended for each C_Login, with what came of it.
+ *
+ * Build: cc -shared -fPIC -o shim.so shim.c
+ */
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+typedef unsigned long ck;
+
+typedef struct {
+	unsigned char version[2];
+	void *fn[68];
+} functions;
+
+/* The places of functions in the list, in the order of the standard. */
+enum {
+	INITIALIZE = 0, GETFUNCTIONLIST = 3, GETTOKENINFO = 6, OPENSESSION = 12, LOGIN = 18, DESTROYOBJECT = 22,
+	GETATTRIBUTEVALUE = 24, FINDOBJECTSINIT = 26, ENCRYPT = 30, DECRYPT = 34, SIGNINIT = 42, SIGN = 43,
+	GENERATEKEY = 58, GENERATEKEYPAIR = 59, WRAPKEY = 60,
+};
+
+enum { CKR_PIN_INCORRECT = 0xa0, CKR_PIN_LOCKED = 0xa4 };
+enum { FLAG_LOW = 0x10000, FLAG_FINAL = 0x20000, FLAG_LOCKED = 0x40000 };
+enum { FLAGS_OFFSET = 96 }; /* of flags in CK_TOKEN_INFO */
+
+static functions *real, mine;
+static int calls[68];
+
+static void in_dir(char *path, size_t size, const char *name) {
+	snprintf(path, size, "%s/%s", getenv("SHIM_DIR"), name);
+}
+
+/* first reports whether no process has taken this rule before. */
+static int first(const char *function, int nth) {
+	char name[128], path[512];
+	snprintf(name, sizeof name, "fired-%s-%d", function, nth);
+	in_dir(path, sizeof path, name);
+	int fd = open(path, O_CREAT | O_EXCL | O_WRONLY, 0600);
+	if (fd < 0) return 0;
+	close(fd);
+	return 1;
+}
+
+/* misbehave does what the rules say of this call; 0 is to forward it. */
+static ck misbehave(int index, const char *function) {
+	char path[512], line[256];
+	int n = __sync_add_and_fetch(&calls[index], 1);
+	in_dir(path, sizeof path, "rules");
+	FILE *f = fopen(path, "r");
+	if (f == NULL) return 0;
+	ck rv = 0;
+	while (rv == 0 && fgets(line, sizeof line, f) != NULL) {
+		char name[64], action[32], once[16] = "";
+		int nth;
+		if (sscanf(line, "%63s %d %31s %15s", name, &nth, action, once) < 3) continue;
+		if (strcmp(name, function) != 0 || (nth != 0 && nth != n)) continue;
+		if (strcmp(once, "once") == 0 && !first(function, nth)) continue;
+		if (strcmp(action, "hang") == 0) for (;;) pause();
+		if (strcmp(action, "crash") == 0) *(volatile int *)0 = 0;
+		rv = strtoul(action, NULL, 0);
+	}
+	fclose(f);
+	return rv;
+}
+
+#define FORWARD(index, name, params, args)                   \
+	static ck my_##name params {                             \
+		ck rv = misbehave(index, "C_" #name);                \
+		if (rv != 0) return rv;                              \
+		return ((ck(*) params)real->fn[index]) args;         \
+	}
+
+FORWARD(INITIALIZE, Initialize, (void *a), (a))
+FORWARD(OPENSESSION, OpenSession, (ck a, ck b, void *c, void *d, ck *e), (a, b, c, d, e))
+FORWARD(DESTROYOBJECT, DestroyObject, (ck a, ck b), (a, b))
+FORWARD(GETATTRIBUTEVALUE, GetAttributeValue, (ck a, ck b, void *c, ck d), (a, b, c, d))
+FORWARD(FINDOBJECTSINIT, FindObjectsInit, (ck a, void *b, ck c), (a, b, c))
+FORWARD(ENCRYPT, Encrypt, (ck a, void *b, ck c, void *d, ck *e), (a, b, c, d, e))
+FORWARD(DECRYPT, Decrypt, (ck a, void *b, ck c, void *d, ck *e), (a, b, c, d, e))
+FORWARD(SIGNINIT, SignInit, (ck a, void *b, ck c), (a, b, c))
+FORWARD(SIGN, Sign, (ck a, void *b, ck c, void *d, ck *e), (a, b, c, d, e))
+FORWARD(GENERATEKEY, GenerateKey, (ck a, void *b, void *c, ck d, ck *e), (a, b, c, d, e))
+FORWARD(GENERATEKEYPAIR, GenerateKeyPair, (ck a, void *b, void *c, ck d, void *e, ck f, ck *g, ck *h), (a, b, c, d, e, f, g, h))
+FORWARD(WRAPKEY, WrapKey, (ck a, void *b, ck c, ck d, void *e, ck *f), (a, b, c, d, e, f))
+
+/* wrong_pins is how many were counted, -1 if they are not. */
+static int wrong_pins(void) {
+	char path[512];
+	int n = 0;
+	in_dir(path, sizeof path, "lockout");
+	FILE *f = fopen(path, "r");
+	if (f == NULL) return -1;
+	if (fscanf(f, "%d", &n) != 1) n = 0;
+	fclose(f);
+	return n;
+}
+
+static void set_wrong_pins(int n) {
+	char path[512];
+	in_dir(path, sizeof path, "lockout");
+	FILE *f = fopen(path, "w");
+	if (f == NULL) return;
+	fprintf(f, "%d\n", n);
+	fclose(f);
+}
+
+static ck my_Login(ck session, ck user, void *pin, ck len) {
+	char path[512];
+	ck rv = misbehave(LOGIN, "C_Login");
+	int wrong = wrong_pins();
+	if (rv == 0 && wrong >= 3) rv = CKR_PIN_LOCKED;
+	if (rv == 0) {
+		rv = ((ck(*)(ck, ck, void *, ck))real->fn[LOGIN])(session, user, pin, len);
+		if (wrong >= 0 && rv == CKR_PIN_INCORRECT) set_wrong_pins(wrong + 1);
+		if (wrong >= 0 && rv == 0) set_wrong_pins(0);
+	}
+	in_dir(path, sizeof path, "logins");
+	FILE *f = fopen(path, "a");
+	if (f != NULL) {
+		fprintf(f, "0x%lx\n", rv);
+		fclose(f);
+	}
+	return rv;
+}
+
+static ck my_GetTokenInfo(ck slot, unsigned char *info) {
+	ck rv = misbehave(GETTOKENINFO, "C_GetTokenInfo");
+	if (rv == 0) rv = ((ck(*)(ck, void *))real->fn[GETTOKENINFO])(slot, info);
+	if (rv != 0) return rv;
+	ck *flags = (ck *)(info + FLAGS_OFFSET);
+	int wrong = wrong_pins();
+	if (wrong == 1) *flags |= FLAG_LOW;
+	if (wrong == 2) *flags |= FLAG_LOW | FLAG_FINAL;
+	if (wrong >= 3) *flags |= FLAG_LOCKED;
+	return 0;
+}
+
+ck C_GetFunctionList(functions **list) {
+	if (real == NULL) {
+		void *h = dlopen(getenv("SHIM_MODULE"), RTLD_NOW);
+		if (h == NULL) return 0x30;
+		ck (*get)(functions **) = (ck(*)(functions **))dlsym(h, "C_GetFunctionList");
+		ck rv = get(&real);
+		if (rv != 0) return rv;
+		mine = *real;
+		mine.fn[GETFUNCTIONLIST] = C_GetFunctionList;
+		mine.fn[INITIALIZE] = my_Initialize;
+		mine.fn[GETTOKENINFO] = my_GetTokenInfo;
+		mine.fn[OPENSESSION] = my_OpenSession;
+		mine.fn[LOGIN] = my_Login;
+		mine.fn[DESTROYOBJECT] = my_DestroyObject;
+		mine.fn[GETATTRIBUTEVALUE] = my_GetAttributeValue;
+		mine.fn[FINDOBJECTSINIT] = my_FindObjectsInit;
+		mine.fn[ENCRYPT] = my_Encrypt;
+		mine.fn[DECRYPT] = my_Decrypt;
+		mine.fn[SIGNINIT] = my_SignInit;
+		mine.fn[SIGN] = my_Sign;
+		mine.fn[GENERATEKEY] = my_GenerateKey;
+		mine.fn[GENERATEKEYPAIR] = my_GenerateKeyPair;
+		mine.fn[WRAPKEY] = my_WrapKey;
+	}
+	*list = &mine;
+	return 0;
+}
