@@ -1,6 +1,7 @@
 package systemd
 
 import (
+	"os"
 	"strconv"
 	"strings"
 	"testing"
@@ -73,5 +74,55 @@ func TestService(t *testing.T) {
 	b.run("systemctl", "stop", "signet.service")
 	if got := b.ask("/run/signet/signet.sock", ""); got != SocketName {
 		t.Errorf("after a stop the socket answers %q", got)
+	}
+}
+
+// TestReloadUnit holds that a reload that did not take place is an error that
+// says why, and that the polkit rule of the package gives the agent's user the
+// units that it lists and nothing else.
+func TestReloadUnit(t *testing.T) {
+	b := newBed(t)
+	b.build("./testdata/service", "/usr/bin/reloader", "0")
+	unit := func(name, lines string) {
+		b.write("/etc/systemd/system/"+name, "[Service]\nExecStart=/bin/sleep infinity\n"+lines, 0o644)
+	}
+	unit("good.service", "ExecReload=/bin/true\n")
+	unit("other.service", "ExecReload=/bin/true\n")
+	unit("bad.service", "ExecReload=/bin/false\n")
+	unit("none.service", "")
+	unit("down.service", "ExecReload=/bin/true\n")
+	b.run("systemctl", "daemon-reload")
+	b.run("systemctl", "start", "good.service", "other.service", "bad.service", "none.service", "polkit.service")
+	reload := func(user, unit string) string {
+		return b.try("setpriv", "--reuid="+user, "--regid="+user, "--clear-groups", "/usr/bin/reloader", "reload", unit)
+	}
+	for _, tt := range []struct{ user, unit, want string }{
+		{"root", "good.service", ""},
+		{"root", "bad.service", "the job is failed"},
+		{"root", "none.service", "not applicable"},
+		{"root", "down.service", "the job is invalid"},
+		{"root", "absent.service", "not found"},
+		{"signet", "good.service", "authentication required"},
+	} {
+		if got := reload(tt.user, tt.unit); !strings.Contains(got, tt.want) || (got == "") != (tt.want == "") {
+			t.Errorf("%s reloads %s: %q, want %q", tt.user, tt.unit, got, tt.want)
+		}
+	}
+
+	rules, err := os.ReadFile("../packaging/polkit/50-signet.rules")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Replace(string(rules), `// "nginx.service",`, `"good.service",`, 1)
+	b.write("/etc/polkit-1/rules.d/50-signet.rules", text, 0o644)
+	b.run("systemctl", "restart", "polkit.service")
+	if got := reload("signet", "good.service"); got != "" {
+		t.Errorf("with the rule: %q", got)
+	}
+	if got := reload("signet", "other.service"); !strings.Contains(got, "authentication required") {
+		t.Errorf("a unit that the rule does not list: %q", got)
+	}
+	if got := b.try("setpriv", "--reuid=signet", "--regid=signet", "--clear-groups", "systemctl", "--no-ask-password", "stop", "good.service"); !strings.Contains(got, "authentication required") {
+		t.Errorf("another verb than reload: %q", got)
 	}
 }

@@ -1,7 +1,7 @@
 // Command service is the least that signet.service can start: it does with the
 // service manager what the agent does, and nothing else. Each connection is
 // answered with the name of the socket that it came in by. SIGUSR1 makes it
-// look hung.
+// look hung. With a unit as its argument it reloads that and ends.
 package main
 
 import (
@@ -18,7 +18,13 @@ import (
 )
 
 func main() {
-	if err := run(); err != nil {
+	var err error
+	if len(os.Args) == 3 && os.Args[1] == "reload" {
+		err = systemd.ReloadUnit(context.Background(), os.Args[2])
+	} else {
+		err = run()
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}

@@ -1,0 +1,62 @@
+package systemd
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/coreos/go-systemd/v22/dbus"
+)
+
+// A UnitError says that a unit was not reloaded.
+type UnitError struct {
+	Unit   string
+	Result string // of the job: failed, invalid, timeout, ..; "" if there was none
+	Err    error  // why there was none; may be nil
+}
+
+func (e *UnitError) Error() string {
+	if e.Err != nil {
+		return fmt.Sprintf("reload %s: %v", e.Unit, e.Err)
+	}
+	return fmt.Sprintf("reload %s: the job is %s", e.Unit, e.Result)
+}
+
+func (e *UnitError) Unwrap() error { return e.Err }
+
+// Hint says what an operator can do about it, or "".
+func (e *UnitError) Hint() string {
+	switch e.Result {
+	case "failed":
+		return "see journalctl -u " + e.Unit
+	case "invalid":
+		return "the unit does not run; start it"
+	case "":
+		return "it must have ExecReload=, and the agent be allowed to reload it: see 50-signet.rules for polkit"
+	}
+	return ""
+}
+
+// ReloadUnit has the service manager reload a unit and waits until it has. That
+// a reload job is done says that the unit's command succeeded, and not that the
+// service now uses what is new.
+func ReloadUnit(ctx context.Context, unit string) error {
+	conn, err := dbus.NewSystemConnectionContext(ctx)
+	if err != nil {
+		return &UnitError{Unit: unit, Err: err}
+	}
+	defer conn.Close()
+	result := make(chan string, 1)
+	// That the job failed is no error of the call: it is in the result.
+	if _, err := conn.ReloadUnitContext(ctx, unit, "replace", result); err != nil {
+		return &UnitError{Unit: unit, Err: err}
+	}
+	select {
+	case r := <-result:
+		if r != "done" {
+			return &UnitError{Unit: unit, Result: r}
+		}
+		return nil
+	case <-ctx.Done():
+		return &UnitError{Unit: unit, Err: ctx.Err()}
+	}
+}
