@@ -1,11 +1,15 @@
 package agent
 
-import "time"
+import (
+	"time"
 
-// The events that apps and operators can follow (`GET /v1/events`).
+	"github.com/signet-agent/signet/internal/access"
+	"github.com/signet-agent/signet/sinks/socket"
+)
+
+// The events that apps and operators can follow (`GET /v1/events`), besides
+// those that the socket itself raises when a published item changes.
 const (
-	eventSecretChanged      = "secret.changed"
-	eventSecretWithdrawn    = "secret.withdrawn"
 	eventCertificateIssued  = "certificate.issued"
 	eventCertificateRenewed = "certificate.renewed"
 	eventKeyRotated         = "key.rotated"
@@ -19,12 +23,39 @@ const (
 type event struct {
 	Type       string
 	Name       string // of the item
-	Version    string // of a secret
 	Generation int    // of a key
 	Was        int    // the generation before it
 	NotAfter   time.Time
 	Error      string
 	At         time.Time
+}
+
+// wire is the event as the socket sends it, to those who may see the item.
+func (e event) wire() socket.Event {
+	w := socket.Event{Type: e.Type, Name: e.Name, Attrs: map[string]any{}}
+	switch e.Type {
+	case eventFetchFailed:
+		w.Kind = access.Secret
+	case eventTokenIssued:
+		w.Kind = access.Token
+	case eventFileRepaired:
+		w.Kind = access.Admin
+	default:
+		w.Kind = access.Certificate
+	}
+	if e.Generation != 0 {
+		w.Attrs["generation"] = e.Generation
+	}
+	if e.Was != 0 {
+		w.Attrs["was"] = e.Was
+	}
+	if !e.NotAfter.IsZero() {
+		w.Attrs["until"] = e.NotAfter
+	}
+	if e.Error != "" {
+		w.Attrs["error"] = e.Error
+	}
+	return w
 }
 
 // A refusal is an answer to an operator or app that is no upstream's and no

@@ -24,7 +24,9 @@ type record struct {
 	Error    string    `json:",omitempty"` // the last failure, until a success
 	ErrorAt  time.Time `json:",omitzero"`
 	// Lost says what an administrator has to do where a single-use call was
-	// carried out and its answer lost. No step is taken until he has.
+	// carried out and its answer lost. A registration is not tried again until
+	// new credentials come; whether a rotation is really lost is asked again
+	// every hour, as a disabled account looks the same.
 	Lost string `json:",omitempty"`
 }
 
@@ -79,7 +81,7 @@ const (
 // first certificate can be asked for: issuers that want one-time credentials
 // cannot be asked before somebody brings them.
 func (r *record) next(now time.Time, enrolled bool) (step, time.Time) {
-	if r.Lost != "" {
+	if r.Lost != "" && r.Next.Kind == upstream.Register {
 		return stepWait, now.Add(waitForOperator)
 	}
 	if now.Before(r.RetryAt) {

@@ -38,6 +38,9 @@ type secretItem struct {
 	share float64
 	fetch func(context.Context) (upstream.Secret, error)
 	slots chan struct{} // bounds the fetches under way per upstream
+	// after is closed when there is any use in fetching, such as when the
+	// identity for it is enrolled; nil is at once.
+	after <-chan struct{}
 
 	// guarded by refresher.mu
 	held   *held
@@ -59,7 +62,8 @@ const maxFetches = 8
 // load takes up what is known of the secrets from before and publishes what is
 // still good. blobs are the sealed entries of the store.
 func (r *refresher) load(blobs map[string][]byte) {
-	r.wake = make(chan struct{}, 1)
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	for name, it := range r.items {
 		it.held = &held{}
 		if blob, ok := blobs[name]; ok {
@@ -74,7 +78,35 @@ func (r *refresher) load(blobs map[string][]byte) {
 			r.publish(it.spec.item(name, it.held))
 		}
 		it.due = it.spec.due(it.held, it.share)
+		if it.after != nil && it.held.FetchedAt.IsZero() {
+			it.due = time.Now().Add(waitForOperator) // hurry brings it forward
+		}
 		heap.Push(&r.queue, it)
+	}
+}
+
+// hurry fetches now what an upstream has not given yet: something that it
+// needed for it, such as an identity, has come.
+func (r *refresher) hurry(upstream string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, it := range r.items {
+		if it.spec.Upstream != upstream || it.held == nil || it.index < 0 {
+			continue
+		}
+		if it.held.Failures > 0 || it.held.FetchedAt.IsZero() {
+			it.due = time.Now()
+			heap.Fix(&r.queue, it.index)
+		}
+	}
+	r.nudge()
+}
+
+// nudge has run look again at what is due.
+func (r *refresher) nudge() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
 	}
 }
 
@@ -165,10 +197,7 @@ func (r *refresher) fly(ctx context.Context, it *secretItem, f *flight) {
 	it.due = it.spec.due(it.held, it.share)
 	heap.Push(&r.queue, it)
 	r.mu.Unlock()
-	select {
-	case r.wake <- struct{}{}:
-	default:
-	}
+	r.nudge()
 }
 
 // accept takes up an answer: sealed, saved, and only then published.
@@ -196,7 +225,6 @@ func (r *refresher) accept(it *secretItem, a upstream.Secret, asked time.Time) e
 	r.publish(it.spec.item(it.name, h))
 	if changed {
 		r.log.Info("secret changed", "secret", it.name, "version", h.Version, "rotates_at", it.spec.bounds(h).RotatesAt)
-		r.emit(event{Type: eventSecretChanged, Name: it.name, Version: h.Version, At: time.Now()})
 	}
 	if before.Failures > 0 {
 		r.log.Info("secret is fetched again", "secret", it.name, "after_tries", before.Failures)
@@ -228,7 +256,6 @@ func (r *refresher) refusedBy(it *secretItem, err error) {
 		return
 	}
 	r.withdraw(it.name, h.Gone, err.Error())
-	r.emit(event{Type: eventSecretWithdrawn, Name: it.name, Error: err.Error(), At: now})
 	blob, merr := h.marshal(r.sealer, it.name)
 	if merr == nil {
 		merr = r.save(it.name, blob)

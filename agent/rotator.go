@@ -125,7 +125,7 @@ func (r *rotator) run(ctx context.Context) error {
 		if err != nil {
 			rec = r.failed(rec, step, err)
 		} else {
-			rec.Failures, rec.RetryAt, rec.Error, rec.ErrorAt = 0, time.Time{}, "", time.Time{}
+			rec.Failures, rec.RetryAt, rec.Error, rec.ErrorAt, rec.Lost = 0, time.Time{}, "", time.Time{}, ""
 		}
 		if err := r.keep(rec); err != nil {
 			return err
@@ -184,6 +184,7 @@ func (r *rotator) failed(rec record, s step, err error) record {
 		wait = max(wait, e.RetryAfter)
 		if e.Code == upstream.Lost {
 			rec.Lost = e.Error() + "; " + e.Hint()
+			wait = max(wait, time.Hour)
 		}
 	}
 	rec.RetryAt = now.Add(wait)

@@ -75,9 +75,9 @@ programs read them from files, a Unix socket, or systemd credentials.
 
 Exit status: 0 done, 1 failed, 2 bad usage or configuration, 3 refused by
 policy, 4 not found, 5 unavailable (agent, upstream or HSM), 6 expired.`,
-		Args: cobra.ArbitraryArgs,
-		RunE: unknownCommand,
-		PersistentPreRun:  func(*cobra.Command, []string) { p.begun = true },
+		Args:                       cobra.ArbitraryArgs,
+		RunE:                       unknownCommand,
+		PersistentPreRun:           func(*cobra.Command, []string) { p.begun = true },
 		SilenceErrors:              true,
 		SilenceUsage:               true,
 		DisableAutoGenTag:          true,
@@ -96,7 +96,7 @@ policy, 4 not found, 5 unavailable (agent, upstream or HSM), 6 expired.`,
 	)
 	add(root, groupUse, newGet(p), newWatch(p), newRefused(p), newToken(p), newKey(p))
 	add(root, groupOperate, newStatus(p), newPlan(p), newDoctor(p), newEnroll(p), newRenew(p), newRotate(p), newLogin(p), newLogout(p))
-	add(root, groupHost, newCheck(p), newAudit(p), newVersion(p))
+	add(root, groupHost, newRun(p), newCheck(p), newAudit(p), newVersion(p))
 	return root
 }
 

@@ -1,0 +1,117 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/signet-agent/signet/hsm"
+)
+
+// Diagnosis is the answer of `signet doctor --json`.
+type Diagnosis struct {
+	Checks []Check `json:"checks"`
+}
+
+// Check is one thing that was looked at.
+type Check struct {
+	Name   string `json:"name"`
+	Status string `json:"status"` // ok, warning, failed or skipped
+	Detail string `json:"detail,omitempty"`
+	Hint   string `json:"hint,omitempty"`
+}
+
+// The results of checks.
+const (
+	checkOK      = "ok"
+	checkWarning = "warning"
+	checkFailed  = "failed"
+	checkSkipped = "skipped"
+)
+
+// Doctor is for socket.Backend.
+func (b backend) Doctor(ctx context.Context) any {
+	var d Diagnosis
+	for _, name := range slices.Sorted(maps.Keys(b.tokens)) {
+		d.Checks = append(d.Checks, checkToken(ctx, name, b.tokens[name])...)
+	}
+	for _, name := range slices.Sorted(maps.Keys(b.services)) {
+		d.Checks = append(d.Checks, b.services[name].check(ctx)...)
+	}
+	for _, it := range b.status(time.Now()).Items {
+		d.Checks = append(d.Checks, checkItem(it))
+	}
+	if err := b.audit.Err(); err != nil {
+		d.Checks = append(d.Checks, failedCheck("audit", err))
+	} else {
+		d.Checks = append(d.Checks, Check{Name: "audit", Status: checkOK})
+	}
+	return d
+}
+
+func failedCheck(name string, err error) Check {
+	return Check{Name: name, Status: checkFailed, Detail: err.Error(), Hint: hintOf(err)}
+}
+
+// checkToken looks at a token, and at what is in it that nobody here made.
+func checkToken(ctx context.Context, name string, t *hsm.Token) []Check {
+	c := Check{Name: "hsm " + name, Status: checkOK}
+	st := t.Status()
+	if !st.Open {
+		if st.Err == nil {
+			return []Check{{Name: c.Name, Status: checkFailed, Detail: "not open yet"}}
+		}
+		return []Check{failedCheck(c.Name, st.Err)}
+	}
+	c.Detail = fmt.Sprintf("token %q, serial %s", st.Label, st.Serial)
+	checks := []Check{c}
+	unknown, err := t.Unknown(ctx)
+	switch {
+	case err != nil:
+		checks = append(checks, failedCheck(c.Name+" objects", err))
+	case len(unknown) > 0:
+		checks = append(checks, Check{Name: c.Name + " objects", Status: checkWarning,
+			Detail: fmt.Sprintf("%d objects in the token are not the agent's", len(unknown)),
+			Hint:   "they are left alone; `signet key list` names them"})
+	}
+	return checks
+}
+
+// check asks an upstream for what the agent needs of it first.
+func (s *service) check(ctx context.Context) []Check {
+	c := Check{Name: "upstream " + s.name, Status: checkSkipped, Detail: "nothing to ask without side effects"}
+	switch {
+	case s.tokens != nil:
+		if _, err := s.tokens.Token(ctx); err != nil {
+			return []Check{failedCheck(c.Name, err)}
+		}
+		c.Status, c.Detail = checkOK, "gives access tokens"
+	case s.manager != nil:
+		if skew := s.manager.Skew(); skew.Abs() > time.Minute {
+			c.Status, c.Detail = checkWarning, fmt.Sprintf("its clock differs from this host's by %v", skew.Round(time.Second))
+			c.Hint = "check the time service on both"
+		}
+	}
+	return []Check{c}
+}
+
+func checkItem(it Item) Check {
+	c := Check{Name: it.Kind + " " + it.Name, Status: checkOK, Detail: it.State, Hint: it.Hint}
+	switch it.State {
+	case stateFresh, stateValid, stateWritten:
+	case stateStale, stateWaiting:
+		c.Status = checkWarning
+	default:
+		c.Status = checkFailed
+	}
+	if it.LastError != "" {
+		c.Detail = strings.Join([]string{it.State, it.LastError}, ": ")
+		if c.Status == checkOK {
+			c.Status = checkWarning
+		}
+	}
+	return c
+}

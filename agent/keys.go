@@ -1,0 +1,88 @@
+package agent
+
+import (
+	"context"
+	"crypto"
+	"crypto/ed25519"
+	"io"
+	"time"
+
+	"github.com/signet-agent/signet/agent/store"
+	"github.com/signet-agent/signet/hsm"
+)
+
+// tokenKeys is the keyring of keys that live in an HSM's token.
+type tokenKeys struct {
+	token *hsm.Token
+	typ   hsm.KeyType
+	limit time.Duration // for one signature, waiting for the worker included
+}
+
+func (k *tokenKeys) Reserve(name string) (string, int, error) {
+	key, err := k.token.Reserve(name, k.typ)
+	return key.ID, key.Generation, err
+}
+
+func (k *tokenKeys) Ensure(ctx context.Context, id string) (crypto.Signer, error) {
+	return k.token.Ensure(ctx, id)
+}
+
+func (k *tokenKeys) Signer(id string, pub crypto.PublicKey) crypto.Signer {
+	return &tokenSigner{k, id, pub}
+}
+
+func (k *tokenKeys) Retire(ctx context.Context, id string) error {
+	if err := k.token.SetState(id, hsm.Retired); err != nil {
+		return err
+	}
+	return k.token.Destroy(ctx, id)
+}
+
+// A tokenSigner signs with a key that is looked up when it is used, so that it
+// can be handed out while the token is away.
+type tokenSigner struct {
+	keys *tokenKeys
+	id   string
+	pub  crypto.PublicKey
+}
+
+func (s *tokenSigner) Public() crypto.PublicKey { return s.pub }
+
+func (s *tokenSigner) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), s.keys.limit)
+	defer cancel()
+	key, err := s.keys.token.Key(ctx, s.id)
+	if err != nil {
+		return nil, err
+	}
+	return key.Sign(rand, digest, opts)
+}
+
+// A ledger is the store as the HSM's token wants it.
+type ledger struct{ store *store.Store }
+
+func (l ledger) Keys() ([]hsm.LedgerKey, error) {
+	rows, err := l.store.Keys()
+	if err != nil {
+		return nil, err
+	}
+	keys := make([]hsm.LedgerKey, len(rows))
+	for i, k := range rows {
+		keys[i] = hsm.LedgerKey{ID: k.ID, Token: k.Token, Name: k.Name, Generation: k.Generation,
+			Type: hsm.KeyType(k.Type), State: hsm.State(k.State), Created: k.Created, Serial: k.Serial}
+	}
+	return keys, nil
+}
+
+func (l ledger) SaveKey(k hsm.LedgerKey) error {
+	return l.store.SaveKey(store.LedgerKey{ID: k.ID, Token: k.Token, Name: k.Name, Generation: k.Generation,
+		Type: string(k.Type), State: string(k.State), Created: k.Created, Serial: k.Serial})
+}
+
+// keyTypeOf tells the kinds of keys apart that sign differently.
+func keyTypeOf(pub crypto.PublicKey) hsm.KeyType {
+	if _, ok := pub.(ed25519.PublicKey); ok {
+		return hsm.Ed25519
+	}
+	return ""
+}

@@ -1,0 +1,113 @@
+package agent
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// metrics are what Prometheus sees. Counters are counted where things happen;
+// what has a state is read from the agent when it is scraped.
+type metrics struct {
+	registry         *prometheus.Registry
+	upstreamRequests *prometheus.CounterVec   // upstream, code
+	renewalFailures  *prometheus.CounterVec   // certificate
+	hsmOperations    *prometheus.HistogramVec // operation
+	socketRequests   *prometheus.CounterVec   // route, code
+	reloads          *prometheus.CounterVec   // consumer, outcome
+}
+
+func newMetrics() *metrics {
+	m := &metrics{
+		registry: prometheus.NewRegistry(),
+		upstreamRequests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "signet_upstream_requests_total", Help: "Requests to an upstream, by HTTP status or, without one, by error code."}, []string{"upstream", "code"}),
+		renewalFailures: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "signet_renewal_failures_total", Help: "Steps of a certificate's renewal that failed."}, []string{"certificate"}),
+		hsmOperations: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "signet_hsm_operations_seconds", Help: "Time that calls into the HSM took.",
+			Buckets: prometheus.ExponentialBuckets(50e-6, 4, 10)}, []string{"operation"}),
+		socketRequests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "signet_socket_requests_total", Help: "Requests on the agent's socket."}, []string{"route", "code"}),
+		reloads: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "signet_reloads_total", Help: "Reloads of consumers."}, []string{"consumer", "outcome"}),
+	}
+	m.registry.MustRegister(m.upstreamRequests, m.renewalFailures, m.hsmOperations, m.socketRequests, m.reloads,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+func (m *metrics) handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
+}
+
+func (m *metrics) hsmOperation(operation string, d time.Duration, _ error) {
+	m.hsmOperations.WithLabelValues(operation).Observe(d.Seconds())
+}
+
+func (m *metrics) upstreamRequest(upstream string) func(code string) {
+	return func(code string) { m.upstreamRequests.WithLabelValues(upstream, code).Inc() }
+}
+
+// A stateCollector reads gauges from the agent at each scrape, so that none of
+// them can fall behind what is so.
+type stateCollector struct {
+	agent *Agent
+	freshUntil, stale, notAfter,
+	restarts, runway *prometheus.Desc
+}
+
+func newStateCollector(a *Agent) *stateCollector {
+	return &stateCollector{agent: a,
+		freshUntil: prometheus.NewDesc("signet_secret_fresh_until_seconds", "Unix time until which a secret is fresh.", []string{"secret"}, nil),
+		stale:      prometheus.NewDesc("signet_secret_stale", "1 if a secret is served stale or not at all.", []string{"secret"}, nil),
+		notAfter:   prometheus.NewDesc("signet_certificate_not_after_seconds", "Unix time at which the certificate in use ends.", []string{"certificate"}, nil),
+		restarts:   prometheus.NewDesc("signet_hsm_restarts_total", "Times that the HSM worker was started anew.", nil, nil),
+		runway:     prometheus.NewDesc("signet_runway_seconds", "How long everything still works if every upstream stopped now.", nil, nil),
+	}
+}
+
+// Describe is for prometheus.Collector.
+func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{c.freshUntil, c.stale, c.notAfter, c.restarts, c.runway} {
+		ch <- d
+	}
+}
+
+// Collect is for prometheus.Collector.
+func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	now := time.Now()
+	s := c.agent.status(now)
+	for _, it := range s.Items {
+		switch it.Kind {
+		case "secret":
+			gauge(c.freshUntil, unix(it.FreshUntil), it.Name)
+			stale := 0.0
+			if it.State != stateFresh {
+				stale = 1
+			}
+			gauge(c.stale, stale, it.Name)
+		case "certificate", "identity":
+			gauge(c.notAfter, unix(it.NotAfter), it.Name)
+		}
+	}
+	restarts := 0
+	for _, h := range s.HSM {
+		restarts += h.Restarts
+	}
+	ch <- prometheus.MustNewConstMetric(c.restarts, prometheus.CounterValue, float64(restarts))
+	gauge(c.runway, s.Runway.Seconds)
+}
+
+func unix(t time.Time) float64 {
+	if t.IsZero() {
+		return 0
+	}
+	return float64(t.UnixNano()) / 1e9
+}

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"encoding/json"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/signet-agent/signet/"
+
+// mayImport is the shape of the program: for each package, the packages of ours
+// that it may import. A package that is not here may import none. A line that
+// is added here is a decision; see docs/decisions.
+var mayImport = map[string][]string{
+	"cmd/signet":     {"agent", "agent/config", "client", "internal/access", "systemd"},
+	"cmd/signet-hsm": {"hsm/worker"},
+	"cmd/signet-sim": {"client", "upstream/manager/managertest", "upstream/senhasegura/senhaseguratest", "upstream/upstreamtest"},
+
+	"agent": {"agent/config", "agent/store", "hsm", "internal/access", "internal/secret", "sinks", "sinks/files", "sinks/socket", "systemd",
+		"upstream", "upstream/manager", "upstream/senhasegura"},
+	"agent/config": {"internal/access", "internal/secret"},
+	"agent/store":  {"internal/secret"},
+
+	"hsm":         {"hsm/wire", "internal/secret"},
+	"hsm/worker":  {"hsm/wire", "internal/secret"},
+	"hsm/hsmtest": {"hsm", "hsm/wire"},
+
+	// A simulator does not know the client of its product: both are written
+	// from what is known of the product itself.
+	"upstream":                             {"internal/secret"},
+	"upstream/manager":                     {"upstream", "internal/secret"},
+	"upstream/manager/managertest":         {"upstream/upstreamtest"},
+	"upstream/senhasegura":                 {"upstream", "internal/secret"},
+	"upstream/senhasegura/senhaseguratest": {"upstream/upstreamtest"},
+
+	"sinks":           {"internal/secret"},
+	"sinks/files":     {"sinks", "internal/secret"},
+	"sinks/socket":    {"sinks", "internal/access", "internal/secret"},
+	"internal/access": {"internal/secret"},
+}
+
+// only says which of our packages may bring in something dangerous or large.
+var only = map[string][]string{
+	"C":                               {"hsm/worker"},
+	"github.com/miekg/pkcs11":         {"hsm/worker"},
+	"github.com/ThalesGroup/crypto11": {"hsm/worker"},
+	"github.com/goccy/go-yaml":        {"agent/config"},
+	"modernc.org/sqlite":              {"agent/store"},
+	"os/exec":                         {"hsm", "hsm/hsmtest", "cmd/signet-sim"},
+	"unsafe":                          {"hsm/worker", "internal/access", "sinks/socket"},
+}
+
+func TestImports(t *testing.T) {
+	out, err := exec.Command("go", "list", "-json=ImportPath,Imports", module+"...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for d := json.NewDecoder(strings.NewReader(string(out))); d.More(); {
+		var p struct {
+			ImportPath string
+			Imports    []string
+		}
+		if err := d.Decode(&p); err != nil {
+			t.Fatal(err)
+		}
+		pkg := strings.TrimPrefix(p.ImportPath, module)
+		for _, imp := range p.Imports {
+			if ours, ok := strings.CutPrefix(imp, module); ok && !slices.Contains(mayImport[pkg], ours) {
+				t.Errorf("%s imports %s", pkg, ours)
+			}
+			for bad, owners := range only {
+				if (imp == bad || strings.HasPrefix(imp, bad+"/")) && !slices.Contains(owners, pkg) {
+					t.Errorf("%s imports %s, which is for %v alone", pkg, imp, owners)
+				}
+			}
+		}
+	}
+}
