@@ -40,6 +40,10 @@ func TestAgent(t *testing.T) {
 
 	b.dropIn("LoadCredential=hsm-pin:/etc/signet/pin", "Environment=SOFTHSM2_CONF=/etc/signet/softhsm2.conf", "WatchdogSec=3s", "RestartSec=100ms")
 	b.run("systemctl", "restart", "signet.service")
+	b.run("sleep", "5")
+	if got := b.property("NRestarts"); got != "0" || b.property("ActiveState") != "active" {
+		t.Errorf("the watchdog takes a sound agent for hung: restarted %s times", got)
+	}
 	b.run("systemctl", "kill", "-s", "STOP", "--kill-who=main", "signet.service")
 	b.await("NRestarts", "1")
 	b.await("SubState", "running")
