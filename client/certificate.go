@@ -8,6 +8,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -18,7 +19,8 @@ import (
 // for apps, or that of an identity.
 type Certificate struct {
 	Name       string `json:"name"`
-	Generation int    `json:"generation"` // of its key
+	Version    string `json:"version,omitempty"` // opaque; changes whenever the certificate does
+	Generation int    `json:"generation"`        // of its key
 	// Certificate is the leaf and Chain what is above it, both in PEM.
 	Certificate string `json:"certificate"`
 	Chain       string `json:"chain"`
@@ -40,6 +42,30 @@ func (c *Client) Certificate(ctx context.Context, name string) (*Certificate, er
 	}
 	return cert, nil
 }
+
+// pollCertificate asks for a certificate whose version is not since, for at most
+// wait. It may be the same after all.
+func (c *Client) pollCertificate(ctx context.Context, name, since string, wait time.Duration) (*Certificate, error) {
+	ctx, cancel := context.WithTimeout(ctx, wait+pollMargin)
+	defer cancel()
+	cert := new(Certificate)
+	err := c.read(ctx, call{
+		method: http.MethodGet, path: certificatePath(name), what: whatCertificate(name),
+		query: url.Values{"wait": {wait.String()}, "version": {since}},
+	}, cert)
+	if err != nil {
+		return nil, err
+	}
+	return cert, nil
+}
+
+// Format keeps the key out of everything that prints a Certificate.
+func (cert Certificate) Format(f fmt.State, _ rune) {
+	_, _ = fmt.Fprintf(f, "certificate(%q, version %q)", cert.Name, cert.Version)
+}
+
+// LogValue keeps the key out of structured logs.
+func (cert Certificate) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(cert)) }
 
 // Renew has a certificate, or the one of an identity, issued anew for the same
 // key, and returns when that is done.

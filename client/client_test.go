@@ -64,25 +64,31 @@ func TestReadFieldIsByteForByte(t *testing.T) {
 			refuse(w, 400, "invalid", "wrong request")
 			return
 		}
-		w.Header().Set("ETag", `"9"`)
+		w.Header().Set("ETag", `"9%2Fb"`)
+		w.Header().Set("Signet-Stale", "true")
 		w.Write([]byte{0, 0xff, '\n'})
 	})
-	got, version, err := a.client().ReadField(t.Context(), "db", "key")
-	if err != nil || string(got) != "\x00\xff\n" || version != "9" {
-		t.Errorf("%q, version %q, %v", got, version, err)
+	got, err := a.client().ReadField(t.Context(), "db", "key")
+	if err != nil || string(got.Value) != "\x00\xff\n" || got.Version != "9/b" || !got.Stale {
+		t.Errorf("%+v, %v", got, err)
 	}
 }
 
-func TestListsAreArraysOrInAMember(t *testing.T) {
-	for name, body := range map[string]string{"array": `[{"name":"db","version":"1"}]`, "member": `{"secrets":[{"name":"db","version":"1"}]}`} {
-		t.Run(name, func(t *testing.T) {
-			a := newAgent(t)
-			a.json("GET /v1/secrets", body)
-			got, err := a.client().Secrets(t.Context())
-			if err != nil || len(got) != 1 || got[0].Name != "db" {
-				t.Errorf("%v, %v", got, err)
-			}
-		})
+func TestFieldsThatAreNoTextAreDecoded(t *testing.T) {
+	a := newAgent(t)
+	a.json("GET /v1/secrets/db", `{"name":"db","version":"7","fields":{"key":"AP8K","text":"AP8K"},"base64_fields":["key"],"fetched_at":"2030-01-01T12:00:00Z","fresh_until":"2030-01-01T13:00:00Z"}`)
+	got, err := a.client().ReadSecret(t.Context(), "db")
+	if err != nil || got.Fields["key"] != "\x00\xff\n" || got.Fields["text"] != "AP8K" {
+		t.Errorf("%q, %v", got.Fields, err)
+	}
+}
+
+func TestSecretsLists(t *testing.T) {
+	a := newAgent(t)
+	a.json("GET /v1/secrets", `{"secrets":[{"name":"db","version":"1"},{"name":"new"}]}`)
+	got, err := a.client().Secrets(t.Context())
+	if err != nil || len(got) != 2 || got[0].Version != "1" || got[1].Name != "new" {
+		t.Errorf("%v, %v", got, err)
 	}
 }
 
@@ -201,14 +207,16 @@ func TestContextEndsACall(t *testing.T) {
 
 func TestValuesDoNotPrint(t *testing.T) {
 	s := Secret{Name: "db", Version: "1", Fields: map[string]string{"password": "hunter2"}}
+	field := Field{Value: []byte("hunter2")}
+	cert := Certificate{Key: "hunter2"}
 	tok := Token{AccessToken: "hunter2"}
 	cred := Credentials{Username: "u", Password: "hunter2"}
 	var log strings.Builder
 	l := slog.New(slog.NewTextHandler(&log, nil))
-	l.Info("x", "s", s, "p", &s, "t", tok, "q", &tok, "c", cred, "d", &cred)
+	l.Info("x", "s", s, "p", &s, "t", tok, "q", &tok, "c", cred, "d", &cred, "f", field, "g", &field, "k", cert, "m", &cert)
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x"} {
 		log.WriteString(fmt.Sprintf(verb, s) + fmt.Sprintf(verb, &s) + fmt.Sprintf(verb, tok) + fmt.Sprintf(verb, &tok))
-		log.WriteString(fmt.Sprintf(verb, cred) + fmt.Sprintf(verb, &cred) + fmt.Sprintf(verb, []any{s, &tok, cred}))
+		log.WriteString(fmt.Sprintf(verb, cred) + fmt.Sprintf(verb, &cred) + fmt.Sprintf(verb, []any{s, &tok, cred, field, &field, cert, &cert}))
 	}
 	if strings.Contains(log.String(), "hunter2") || strings.Contains(log.String(), "68756e746572") {
 		t.Errorf("a value was printed: %s", log.String())

@@ -26,28 +26,6 @@ type Event struct {
 // that the agent does not let listen gets that error, and no more.
 func (c *Client) Events(ctx context.Context) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
-		var refused error
-		for e := range c.eventsOr(ctx, false, &refused) {
-			if !yield(e, nil) {
-				return
-			}
-		}
-		if refused != nil {
-			yield(Event{}, refused)
-		}
-	}
-}
-
-// events is Events without the error. With marks it yields a zero Event each
-// time the agent begins to answer.
-func (c *Client) events(ctx context.Context, marks bool) iter.Seq[Event] {
-	return c.eventsOr(ctx, marks, new(error))
-}
-
-// eventsOr yields events until ctx is done or the agent refuses, which it leaves
-// in refused.
-func (c *Client) eventsOr(ctx context.Context, marks bool, refused *error) iter.Seq[Event] {
-	return func(yield func(Event) bool) {
 		var back backOff
 		var last string
 		for ctx.Err() == nil {
@@ -57,13 +35,12 @@ func (c *Client) eventsOr(ctx context.Context, marks bool, refused *error) iter.
 			}
 			resp, err := c.do(ctx, k)
 			if definite(err) {
-				*refused = err
+				yield(Event{}, err)
 				return
 			}
 			if err == nil {
 				began := time.Now()
-				more := !marks || yield(Event{})
-				more = more && readEvents(resp.Body, &last, yield)
+				more := readEvents(resp.Body, &last, yield)
 				resp.Body.Close()
 				if !more {
 					return
@@ -84,7 +61,7 @@ const maxEvent = 1 << 20
 
 // readEvents yields the events of a stream until it ends, and reports whether
 // more are wanted. It leaves the ID of the newest in last.
-func readEvents(r io.Reader, last *string, yield func(Event) bool) bool {
+func readEvents(r io.Reader, last *string, yield func(Event, error) bool) bool {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, maxEvent)
 	var e Event
@@ -93,7 +70,7 @@ func readEvents(r io.Reader, last *string, yield func(Event) bool) bool {
 		line := lines.Text()
 		if line == "" {
 			if len(data) > 0 {
-				if !yield(finish(e, strings.Join(data, "\n"))) {
+				if !yield(finish(e, strings.Join(data, "\n")), nil) {
 					return false
 				}
 			}

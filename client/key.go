@@ -57,9 +57,11 @@ type Signature struct {
 
 // Keys lists the keys that the caller may use.
 func (c *Client) Keys(ctx context.Context) ([]*Key, error) {
-	var list listOf[*Key]
+	var list struct {
+		Keys []*Key `json:"keys"`
+	}
 	err := c.get(ctx, "keys", "/v1/keys", &list)
-	return list.items, err
+	return list.Keys, err
 }
 
 // Key describes a key.

@@ -2,12 +2,14 @@ package client
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -16,8 +18,8 @@ import (
 type Secret struct {
 	Name    string `json:"name"`
 	Version string `json:"version"` // opaque; changes whenever Fields do
-	// Fields are the values by name, such as "username" and "password". They
-	// are empty in the answer of Secrets.
+	// Fields are the values by name, such as "username" and "password", byte for
+	// byte. They are empty in the answer of Secrets.
 	Fields map[string]string `json:"fields,omitempty"`
 	// FetchedAt is when the upstream last vouched for the value.
 	FetchedAt time.Time `json:"fetched_at"`
@@ -43,11 +45,35 @@ func (s Secret) LogValue() slog.Value {
 	return slog.GroupValue(slog.String("name", s.Name), slog.String("version", s.Version), slog.Bool("stale", s.Stale))
 }
 
+// UnmarshalJSON reads an answer of the agent. Fields that are not UTF-8 come in
+// base64, and are listed.
+func (s *Secret) UnmarshalJSON(b []byte) error {
+	type plain Secret
+	var p struct {
+		plain
+		Base64 []string `json:"base64_fields"`
+	}
+	if err := json.Unmarshal(b, &p); err != nil {
+		return err
+	}
+	for _, name := range p.Base64 {
+		value, err := base64.StdEncoding.DecodeString(p.Fields[name])
+		if err != nil {
+			return errNotUnderstood
+		}
+		p.Fields[name] = string(value)
+	}
+	*s = Secret(p.plain)
+	return nil
+}
+
 // Secrets lists the secrets that the caller may read, without their fields.
 func (c *Client) Secrets(ctx context.Context) ([]*Secret, error) {
-	var list listOf[*Secret]
+	var list struct {
+		Secrets []*Secret `json:"secrets"`
+	}
 	err := c.get(ctx, "secrets", "/v1/secrets", &list)
-	return list.items, err
+	return list.Secrets, err
 }
 
 // ReadSecret asks the agent for a secret. Unlike Secret it keeps nothing.
@@ -59,9 +85,21 @@ func (c *Client) ReadSecret(ctx context.Context, name string) (*Secret, error) {
 	return s, nil
 }
 
-// ReadField asks the agent for one field of a secret, byte for byte: fields
-// that are not UTF-8 come out right only here.
-func (c *Client) ReadField(ctx context.Context, name, field string) (value []byte, version string, err error) {
+// A Field is one field of a secret. It prints without its value.
+type Field struct {
+	Value   []byte
+	Version string // of the secret
+	Stale   bool   // see Secret.Stale
+}
+
+// Format keeps the value out of everything that prints a Field.
+func (v Field) Format(f fmt.State, _ rune) { _, _ = fmt.Fprintf(f, "field(version %q)", v.Version) }
+
+// LogValue keeps the value out of structured logs.
+func (v Field) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(v)) }
+
+// ReadField asks the agent for one field of a secret.
+func (c *Client) ReadField(ctx context.Context, name, field string) (*Field, error) {
 	ctx, cancel := c.bounded(ctx)
 	defer cancel()
 	k := call{
@@ -71,13 +109,14 @@ func (c *Client) ReadField(ctx context.Context, name, field string) (value []byt
 	}
 	resp, err := c.do(ctx, k)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	defer resp.Body.Close()
-	if value, err = c.body(ctx, k, resp); err != nil {
-		return nil, "", err
+	value, err := c.body(ctx, k, resp)
+	if err != nil {
+		return nil, err
 	}
-	return value, etagVersion(resp), nil
+	return &Field{Value: value, Version: etagVersion(resp), Stale: resp.Header.Get("Signet-Stale") == "true"}, nil
 }
 
 // Refused reports that a version of a secret did not work, and returns the
@@ -100,10 +139,11 @@ func (c *Client) Refused(ctx context.Context, name, version string) (*Secret, er
 	return s, nil
 }
 
-// etagVersion is the version that an answer's ETag states.
+// etagVersion is the version that an answer's ETag states, where it is encoded
+// like a segment of a path.
 func etagVersion(resp *http.Response) string {
-	tag := resp.Header.Get("ETag")
-	if v, err := strconv.Unquote(tag); err == nil {
+	tag := strings.Trim(resp.Header.Get("ETag"), `"`)
+	if v, err := url.PathUnescape(tag); err == nil {
 		return v
 	}
 	return tag
@@ -114,23 +154,3 @@ func secretPath(name string) string { return "/v1/secrets/" + url.PathEscape(nam
 
 // whatSecret names a secret in errors.
 func whatSecret(name string) string { return "secret " + strconv.Quote(name) }
-
-// A listOf is a JSON array, or an object with one member that is an array.
-type listOf[T any] struct{ items []T }
-
-// UnmarshalJSON takes the array itself as well as the one member of an object.
-func (l *listOf[T]) UnmarshalJSON(b []byte) error {
-	if len(b) > 0 && b[0] == '[' {
-		return json.Unmarshal(b, &l.items)
-	}
-	var members map[string]json.RawMessage
-	if err := json.Unmarshal(b, &members); err != nil {
-		return err
-	}
-	for _, member := range members {
-		if len(member) > 0 && member[0] == '[' {
-			return json.Unmarshal(member, &l.items)
-		}
-	}
-	return errNotUnderstood
-}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -43,24 +44,32 @@ Formats:
 			case format != "raw" && format != "json" && format != "env":
 				return usage(cmd, "no format %q: raw, json or env", format)
 			case format == "raw" && field != "":
-				value, _, err := p.agent().ReadField(cmd.Context(), args[0], field)
+				value, err := p.agent().ReadField(cmd.Context(), args[0], field)
 				if err != nil {
 					return err
 				}
-				return p.writeRaw(string(value))
+				if value.Stale {
+					p.warnStale(args[0])
+				}
+				return p.writeRaw(string(value.Value))
 			}
 			s, err := p.agent().ReadSecret(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
 			if s.Stale {
-				_, _ = fmt.Fprintf(p.stderr, "signet: secret %q: stale: the upstream was last reached at %s\n", s.Name, instant(s.FetchedAt))
+				p.warnStale(args[0])
 			}
 			if err := pick(cmd, s, field, format); err != nil {
 				return err
 			}
 			switch format {
 			case "json":
+				for name, value := range s.Fields {
+					if !utf8.ValidString(value) {
+						return fmt.Errorf("secret %q: field %q is not text, which JSON cannot hold; print it with --field %s", s.Name, name, name)
+					}
+				}
 				return printJSON(p.stdout, s.Fields)
 			case "env":
 				return printEnv(p.stdout, args[0], s.Fields)
@@ -94,6 +103,12 @@ func pick(cmd *cobra.Command, s *client.Secret, field, format string) error {
 		return usage(cmd, "secret %q has several fields (%s): name one with --field", s.Name, strings.Join(names, ", "))
 	}
 	return nil
+}
+
+// warnStale says that a value may be out of date. It is the best there is, so it
+// is printed all the same.
+func (p *program) warnStale(secret string) {
+	_, _ = fmt.Fprintf(p.stderr, "signet: secret %q: stale: the upstream could not be asked in time; `signet status` shows why\n", secret)
 }
 
 // writeRaw prints a value as it is. On a terminal a newline keeps the prompt
