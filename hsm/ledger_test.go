@@ -277,3 +277,64 @@ func TestBadConfigurations(t *testing.T) {
 		open(t, cfg)
 	})
 }
+
+// TestSealingWithoutAES holds that a token without AES seals by RSA-OAEP, with
+// the hash that it knows.
+func TestSealingWithoutAES(t *testing.T) {
+	s, ledger, guard := fresh(t)
+	token, _ := open(t, s.Config(ledger, guard))
+	intent := hsm.LedgerKey{ID: "00112233445566778899aabbccddeeff", Token: "default", Name: "kek", Generation: 1, Type: "rsa-2048-oaep", State: hsm.Intended}
+	if err := ledger.SaveKey(intent); err != nil {
+		t.Fatal(err)
+	}
+	blob, err := token.Wrap(t.Context(), []byte("data key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := token.Unwrap(t.Context(), blob); err != nil || string(got) != "data key" {
+		t.Errorf("Unwrap: %q, %v", got, err)
+	}
+	blob[len(blob)-1] ^= 1
+	if _, err := token.Unwrap(t.Context(), blob); !errors.Is(err, hsm.ErrSealed) {
+		t.Errorf("changed: %v, want ErrSealed", err)
+	}
+	if token.Status().Restarts > 0 {
+		t.Error("that cost a worker")
+	}
+}
+
+// TestCertificateBesideItsKey holds that a certificate can be kept on the token,
+// replaced, found with its key, and goes with it; and that it must be its key's.
+func TestCertificateBesideItsKey(t *testing.T) {
+	s, ledger, guard := fresh(t)
+	token, _ := open(t, s.Config(ledger, guard))
+	key, other := newKey(t, token, "host", hsm.ECDSAP256), newKey(t, token, "other", hsm.ECDSAP256)
+	id := key.Info().ID
+	for range 2 {
+		cert := selfSigned(t, key)
+		for range 2 { // it may be repeated
+			if err := token.StoreCertificate(t.Context(), id, cert.Raw); err != nil {
+				t.Fatal(err)
+			}
+		}
+		info, err := token.Info(t.Context(), id)
+		if err != nil || !bytes.Equal(info.Certificate, cert.Raw) {
+			t.Errorf("the token has another certificate; %v", err)
+		}
+	}
+	if n := strings.Count(s.Tool("-O", "--type", "cert"), "Certificate Object"); n != 1 {
+		t.Errorf("%d certificates on the token, want 1", n)
+	}
+	if err := token.StoreCertificate(t.Context(), id, selfSigned(t, other).Raw); !errors.Is(err, hsm.ErrInvalid) {
+		t.Errorf("the certificate of another key: %v, want ErrInvalid", err)
+	}
+	if err := token.SetState(id, hsm.Retired); err != nil {
+		t.Fatal(err)
+	}
+	if err := token.Destroy(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	if out := s.Tool("-O"); strings.Contains(out, id) {
+		t.Errorf("still on the token:\n%s", out)
+	}
+}

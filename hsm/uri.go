@@ -22,7 +22,7 @@ func ParseURI(s string) (URI, error) {
 	var u URI
 	rest, ok := strings.CutPrefix(s, "pkcs11:")
 	if !ok {
-		return u, errors.New("a PKCS#11 URI starts with pkcs11:")
+		return u, errors.New("it does not start with pkcs11: as a PKCS#11 URI does")
 	}
 	path, query, _ := strings.Cut(rest, "?")
 	seen := map[string]bool{}

@@ -21,7 +21,7 @@ func TestParseURI(t *testing.T) {
 		{in: "pkcs11:serial=1?pin-source=file:///etc/token", want: hsm.URI{Serial: "1", PINFile: "/etc/token"}},
 		{in: "pkcs11:serial=1?pin-source=/etc/token", want: hsm.URI{Serial: "1", PINFile: "/etc/token"}},
 		{in: "pkcs11:", want: hsm.URI{}},
-		{in: "token=signet", err: "starts with pkcs11:"},
+		{in: "token=signet", err: "not start with pkcs11"},
 		{in: "pkcs11:slot-id=3", err: "not chosen by slot"},
 		{in: "pkcs11:token=a;object=b", err: "names an object"},
 		{in: "pkcs11:token=a?pin-value=1234", err: "does not belong here"},
