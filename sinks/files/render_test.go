@@ -1,0 +1,138 @@
+package files
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"math/big"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/signet-agent/signet/internal/secret"
+	"github.com/signet-agent/signet/sinks"
+)
+
+func rendered(t *testing.T, f File, it item) (string, error) {
+	t.Helper()
+	f.Path = "/x"
+	tg, err := compile(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := tg.render(it)
+	return string(b), err
+}
+
+func TestRenderSecret(t *testing.T) {
+	it := item{secret: &sinks.Secret{Name: "my-db", Version: "7", RotatesAt: time.Unix(0, 0), Fields: map[string]secret.Value{
+		"username": secret.New([]byte("robot")), "password": secret.New([]byte("a\"$`\\<\n"))}}}
+	for _, tt := range []struct {
+		name string
+		f    File
+		want string
+	}{
+		{"raw", File{Secret: "my-db", Field: "password"}, "a\"$`\\<\n"},
+		{"json", File{Secret: "my-db", Format: "json"}, `{"password":"a\"$` + "`" + `\\<\n","username":"robot"}` + "\n"},
+		{"json of one field", File{Secret: "my-db", Format: "json", Field: "username"}, `{"username":"robot"}` + "\n"},
+		{"env", File{Secret: "my-db", Format: "env"}, "MY_DB_PASSWORD=\"a\\\"\\$\\`\\\\<\n\"\nMY_DB_USERNAME=robot\n"},
+		{"template", File{Secret: "my-db", Template: "{{ .name }} {{ .version }} {{ .fields.username }} {{ .fields.username | base64 }} {{ .rotates_at }}"},
+			"my-db 7 robot cm9ib3Q= 1970-01-01T00:00:00Z"},
+	} {
+		if got, err := rendered(t, tt.f, it); got != tt.want || err != nil {
+			t.Errorf("%s: %q, %v; want %q", tt.name, got, err, tt.want)
+		}
+	}
+}
+
+// What cannot be delivered right is not delivered, and the error has no value.
+func TestRenderSecretRefuses(t *testing.T) {
+	it := item{secret: &sinks.Secret{Name: "db", Fields: map[string]secret.Value{
+		"empty": {}, "binary": secret.New([]byte("hunter2\xff")), "nul": secret.New([]byte("hunter2\x00"))}}}
+	for name, f := range map[string]File{
+		"empty":          {Secret: "db", Field: "empty"},
+		"several":        {Secret: "db"},
+		"unknown":        {Secret: "db", Field: "nope"},
+		"binary json":    {Secret: "db", Field: "binary", Format: "json"},
+		"binary env":     {Secret: "db", Field: "binary", Format: "env"},
+		"nul env":        {Secret: "db", Field: "nul", Format: "env"},
+		"template field": {Secret: "db", Template: "{{ .fields.nope }}"},
+		"template fails": {Secret: "db", Template: "{{ env .fields.nul }}"},
+		"template empty": {Secret: "db", Template: "{{ .fields.empty }}"},
+	} {
+		if got, err := rendered(t, f, it); err == nil || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+}
+
+// A shell reads a value back as it was.
+func TestEnvQuoting(t *testing.T) {
+	for _, v := range []string{"plain", "", " a b ", `"'\$HOME`, "`id`", "a\nb", "ü#;&|", "$(id)"} {
+		q, err := quoteEnv(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.CommandContext(t.Context(), "/bin/sh", "-c", "V="+q+"\nprintf %s \"$V\"").Output()
+		if err != nil || string(out) != v {
+			t.Errorf("%q as %s is read as %q, %v", v, q, out, err)
+		}
+	}
+}
+
+func pair(t *testing.T) (der, key []byte) {
+	t.Helper()
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	der, err = x509.CreateCertificate(rand.Reader, tmpl, tmpl, k.Public(), k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := x509.MarshalPKCS8PrivateKey(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: b})
+}
+
+func TestRenderCertificate(t *testing.T) {
+	der, key := pair(t)
+	other, _ := pair(t)
+	c := &sinks.Certificate{Name: "web", Chain: [][]byte{der, other}, Key: secret.New(key), Serial: "01"}
+	chain := string(pemChain(c.Chain))
+	for _, tt := range []struct {
+		f    File
+		want string
+	}{
+		{File{}, chain + string(key)},
+		{File{Format: "pem-bundle"}, chain + string(key)},
+		{File{Format: "pem-bundle-key-first"}, string(key) + chain},
+		{File{Format: "pem-chain"}, chain},
+		{File{Format: "pem-key"}, string(key)},
+		{File{Template: "{{ .certificate }}{{ .key }}"}, string(pemChain(c.Chain[:1])) + string(key)},
+	} {
+		tt.f.Certificate = "web"
+		if got, err := rendered(t, tt.f, item{cert: c}); got != tt.want || err != nil {
+			t.Errorf("%s: %v\n%s", tt.f.Format, err, got)
+		}
+	}
+	mixed := *c
+	mixed.Chain = [][]byte{other}
+	if _, err := rendered(t, File{Certificate: "web"}, item{cert: &mixed}); err == nil || !strings.Contains(err.Error(), "belong together") {
+		t.Errorf("key and certificate of different pairs: %v", err)
+	}
+	hsm := *c
+	hsm.Key, hsm.KeyURI = secret.Value{}, "pkcs11:object=web"
+	if _, err := rendered(t, File{Certificate: "web"}, item{cert: &hsm}); err == nil || !strings.Contains(err.Error(), "HSM") {
+		t.Errorf("key in the HSM: %v", err)
+	}
+	if got, err := rendered(t, File{Certificate: "web", Template: "key {{ .key_uri }}"}, item{cert: &hsm}); got != "key pkcs11:object=web" || err != nil {
+		t.Errorf("URI of a key in the HSM: %q, %v", got, err)
+	}
+}
