@@ -18,16 +18,19 @@ type Status struct {
 	StartedAt time.Time `json:"started_at,omitzero"`
 	Ready     bool      `json:"ready"`
 	// Reason is why the agent is not ready.
-	Reason string    `json:"reason,omitempty"`
-	HSM    HSMStatus `json:"hsm,omitzero"`
-	Items  []Item    `json:"items"`
-	Runway Runway    `json:"runway,omitzero"`
+	Reason string      `json:"reason,omitempty"`
+	HSM    []HSMStatus `json:"hsm"` // of each token
+	Items  []Item      `json:"items"`
+	Runway Runway      `json:"runway"`
+	// Notices are what an operator should know, such as a damaged state file.
+	Notices []string `json:"notices,omitempty"`
 	// JSON is the agent's whole answer, with what this version does not know.
 	JSON json.RawMessage `json:"-"`
 }
 
-// An HSMStatus is how the HSM's token stands.
+// An HSMStatus is how one token of the HSM stands.
 type HSMStatus struct {
+	Name     string `json:"name"`
 	Open     bool   `json:"open"`
 	Label    string `json:"label,omitempty"`
 	Serial   string `json:"serial,omitempty"`

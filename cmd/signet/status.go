@@ -53,13 +53,8 @@ func printStatus(w io.Writer, s *client.Status, now time.Time) error {
 		}
 	}
 	line(&out, "agent", strings.TrimSpace(s.Version+" "+ready))
-	switch {
-	case s.HSM.Error != "":
-		line(&out, "hsm", s.HSM.Error)
-	case s.HSM.Open:
-		line(&out, "hsm", fmt.Sprintf("token %q open", s.HSM.Label))
-	default:
-		line(&out, "hsm", "not open")
+	for _, h := range s.HSM {
+		line(&out, "hsm", hsmText(h))
 	}
 	runway := "nothing runs out"
 	if !s.Runway.Until.IsZero() {
@@ -69,10 +64,37 @@ func printStatus(w io.Writer, s *client.Status, now time.Time) error {
 		}
 	}
 	line(&out, "runway", runway)
+	for _, n := range s.Notices {
+		line(&out, "notice", n)
+	}
 	if len(s.Items) > 0 {
 		out.WriteByte('\n')
+		table(&out, itemRows(s.Items))
 	}
-	items := slices.Clone(s.Items)
+	_, err := w.Write(out.Bytes())
+	return err
+}
+
+// hsmText says how a token stands.
+func hsmText(h client.HSMStatus) string {
+	text := fmt.Sprintf("token %q", cmp.Or(h.Label, h.Name))
+	switch {
+	case h.Open:
+		text += " open"
+	case h.Error != "":
+		text += " not open: " + h.Error
+	default:
+		text += " not open"
+	}
+	if h.Restarts > 0 {
+		text += fmt.Sprintf(", worker restarted %d times", h.Restarts)
+	}
+	return text
+}
+
+// itemRows are the rows of the table of items.
+func itemRows(items []client.Item) [][]string {
+	items = slices.Clone(items)
 	slices.SortStableFunc(items, func(a, b client.Item) int {
 		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))
 	})
@@ -90,11 +112,7 @@ func printStatus(w io.Writer, s *client.Status, now time.Time) error {
 		}
 		rows = append(rows, []string{i.Kind, i.Name, i.State, version, instant(until), instant(i.RotatesAt), last})
 	}
-	if len(items) > 0 {
-		table(&out, rows)
-	}
-	_, err := w.Write(out.Bytes())
-	return err
+	return rows
 }
 
 // newPlan is `signet plan`.
