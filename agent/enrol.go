@@ -1,13 +1,10 @@
 package agent
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"os"
 
-	"github.com/signet-agent/signet/internal/secret"
+	"github.com/signet-agent/signet/agent/config"
 )
 
 // readCredentials reads the one-time credentials of a first registration; false
@@ -21,12 +18,8 @@ func readCredentials(path string) (credentials, bool, error) {
 		return credentials{}, false, err
 	}
 	defer clear(blob)
-	var c struct{ Username, Password string }
-	d := json.NewDecoder(bytes.NewReader(blob))
-	if err := d.Decode(&c); err != nil || c.Username == "" || c.Password == "" {
-		return credentials{}, false, fmt.Errorf(`%s: want {"username": .., "password": ..}`, path)
-	}
-	return credentials{c.Username, secret.New([]byte(c.Password))}, true, nil
+	user, pass, err := config.ParseEnrolment(path, blob)
+	return credentials{user, pass}, err == nil, err
 }
 
 // shred overwrites a file and deletes it. On a file system that copies on write
