@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/ed25519"
+	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/sha512"
 	"encoding/base64"
@@ -180,7 +181,11 @@ func (s signing) request(cmd *cobra.Command, agent *client.Client, key string, d
 	if len(data) != h.Size() {
 		return client.SignRequest{}, usage(cmd, "%d bytes are not a digest of %s, which has %d", len(data), s.hash, h.Size())
 	}
-	return client.SignRequest{Hash: s.hash, Padding: s.padding, Digest: data}, nil
+	r := client.SignRequest{Hash: s.hash, Digest: data}
+	if _, ok := pub.(*rsa.PublicKey); ok {
+		r.Padding = s.padding
+	}
+	return r, nil
 }
 
 // publicKey is the public half of a key.
