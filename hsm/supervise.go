@@ -193,7 +193,8 @@ func (t *Token) openWith(ctx context.Context, p *process, l login, keys []Ledger
 		salt = l.salt
 	}
 	o := &wire.Opened{}
-	err := t.ask(ctx, p, wire.OpOpen, wire.Open{Module: t.cfg.Module, Token: t.selector, PIN: t.pin, Salt: salt, Sessions: t.cfg.Sessions}, o)
+	err := t.ask(ctx, p, wire.OpOpen, wire.Open{Module: t.cfg.Module, Token: t.selector, PIN: t.pin, Salt: salt,
+		Sessions: t.cfg.Sessions, Sandbox: !t.cfg.NoSandbox, Network: t.cfg.Network}, o)
 	if err != nil {
 		return nil, nil, t.fail("open", "", err)
 	}

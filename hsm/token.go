@@ -40,6 +40,10 @@ type Config struct {
 	PIN PINSource
 	// Sessions is how many sessions may be open on the token. If 0, it is 8.
 	Sessions int
+	// Network lets the library use the network, as those of network HSMs must.
+	Network bool
+	// NoSandbox lets the library do all that the agent may.
+	NoSandbox bool
 	// Timeout is how long a call into the library may take. If 0, it is 10 s.
 	Timeout time.Duration
 	// Ledger remembers the keys. It is required.

@@ -8,15 +8,19 @@
  *             takes effect in one process only.
  *   lockout   if it exists, three wrong PINs lock the token, for good; the count
  *             is kept in the file.
+ *   escape    if it exists, C_Initialize tries to open a TCP socket and to run a
+ *             program, and appends what came of it: "allowed" or "refused".
  *   logins    one line is appended for each C_Login, with what came of it.
  *
  * Build: cc -shared -fPIC -o shim.so shim.c
  */
 #include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 typedef unsigned long ck;
@@ -84,7 +88,31 @@ static ck misbehave(int index, const char *function) {
 		return ((ck(*) params)real->fn[index]) args;         \
 	}
 
-FORWARD(INITIALIZE, Initialize, (void *a), (a))
+/* escape tries what a sandbox should refuse. */
+static void escape(void) {
+	char path[512], *const argv[] = {"/nonexistent", NULL};
+	in_dir(path, sizeof path, "escape");
+	if (access(path, F_OK) != 0) return;
+	FILE *f = fopen(path, "a");
+	if (f == NULL) return;
+	int s = socket(AF_INET, SOCK_STREAM, 0);
+	fprintf(f, "network %s\n", s >= 0 ? "allowed" : "refused");
+	if (s >= 0) close(s);
+	s = socket(AF_UNIX, SOCK_STREAM, 0);
+	fprintf(f, "local %s\n", s >= 0 ? "allowed" : "refused");
+	if (s >= 0) close(s);
+	execv(argv[0], argv);
+	fprintf(f, "program %s\n", errno == EPERM ? "refused" : "allowed");
+	fclose(f);
+}
+
+static ck my_Initialize(void *a) {
+	ck rv = misbehave(INITIALIZE, "C_Initialize");
+	if (rv != 0) return rv;
+	escape();
+	return ((ck(*)(void *))real->fn[INITIALIZE])(a);
+}
+
 FORWARD(OPENSESSION, OpenSession, (ck a, ck b, void *c, void *d, ck *e), (a, b, c, d, e))
 FORWARD(DESTROYOBJECT, DestroyObject, (ck a, ck b), (a, b))
 FORWARD(GETATTRIBUTEVALUE, GetAttributeValue, (ck a, ck b, void *c, ck d), (a, b, c, d))

@@ -30,6 +30,7 @@ const (
 	KeyMissing     = "KEY_MISSING"
 	KeyVanished    = "KEY_VANISHED"
 	SealBroken     = "SEAL_BROKEN"
+	SandboxFailed  = "SANDBOX_FAILED"
 )
 
 // The return values of PKCS#11 that the daemon tells apart.

@@ -28,7 +28,8 @@ type Open struct {
 	PIN      PINSource
 	Salt     []byte // for Opened.PINDigest
 	Sessions int    // how many the worker may hold open at once
-	Sandbox  bool   // give up what a module on this host does not need
+	Sandbox  bool   // give up what no module needs
+	Network  bool   // but not the network, which this one needs
 }
 
 // A Selector says which token is meant. Empty fields match every token.

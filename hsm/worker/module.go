@@ -39,6 +39,9 @@ type module struct {
 
 // open loads the library, finds the token and opens a session on it.
 func open(req wire.Open) (*module, *wire.Opened, error) {
+	if err := confine(req.Sandbox, req.Network); err != nil {
+		return nil, nil, &wire.Error{Name: wire.SandboxFailed, Text: err.Error()}
+	}
 	c, werr := loadCAPI(req.Module)
 	if werr != nil {
 		return nil, nil, werr

@@ -1,0 +1,49 @@
+package hsm_test
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/signet-agent/signet/hsm"
+	"github.com/signet-agent/signet/hsm/hsmtest"
+)
+
+// TestSandbox holds what a library can do in the worker, and that it can be let do
+// more; and that nobody can look into the worker.
+func TestSandbox(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		change func(*hsm.Config)
+		want   string
+	}{
+		{"as usual", func(*hsm.Config) {}, "network refused local allowed program refused"},
+		{"network HSM", func(c *hsm.Config) { c.Network = true }, "network allowed local allowed program refused"},
+		{"switched off", func(c *hsm.Config) { c.NoSandbox = true }, "network allowed local allowed program allowed"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := hsmtest.NewShim(t)
+			escape := filepath.Join(s.Dir, "escape")
+			if err := os.WriteFile(escape, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			cfg := s.Config(&hsmtest.Ledger{}, nil)
+			tt.change(&cfg)
+			open(t, cfg)
+			b, err := os.ReadFile(escape)
+			if got := strings.Join(strings.Fields(string(b)), " "); err != nil || !strings.HasPrefix(got, tt.want) {
+				t.Errorf("%s, %v; want %s", got, err, tt.want)
+			}
+			status, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(workerPID(t)), "status"))
+			if err != nil || !strings.Contains(string(status), "NoNewPrivs:\t1") {
+				t.Errorf("the worker may gain privileges; %v", err)
+			}
+			limits, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(workerPID(t)), "limits"))
+			if err != nil || !strings.Contains(strings.Join(strings.Fields(string(limits)), " "), "Max core file size 0 0") {
+				t.Errorf("the worker may dump core; %v", err)
+			}
+		})
+	}
+}
