@@ -32,6 +32,7 @@ type field struct {
 	key    string // "password":
 	value  secret.Value
 	base64 bool // not UTF-8, so JSON can carry it in base64 only
+	plain  bool // as a JSON string it needs no escapes
 }
 
 func newSecretItem(s *sinks.Secret) *secretItem {
@@ -39,9 +40,11 @@ func newSecretItem(s *sinks.Secret) *secretItem {
 	var binary []string
 	for _, name := range slices.Sorted(maps.Keys(s.Fields)) {
 		f := field{name: name, key: quote(name) + ":", value: s.Fields[name]}
-		if f.base64 = !utf8.Valid(f.value.Reveal()); f.base64 {
+		v := f.value.Reveal()
+		if f.base64 = !utf8.Valid(v); f.base64 {
 			binary = append(binary, quote(name))
 		}
+		f.plain = !slices.ContainsFunc(v, escaped)
 		it.fields = append(it.fields, f)
 	}
 	naming := `"name":` + quote(s.Name) + `,"version":` + quote(s.Version)
@@ -71,12 +74,17 @@ func (it *secretItem) appendTo(b []byte, only string, now time.Time) []byte {
 		}
 		first = false
 		b = append(b, f.key...)
-		if f.base64 {
+		switch v := f.value.Reveal(); {
+		case f.base64:
 			b = append(b, '"')
-			b = base64.StdEncoding.AppendEncode(b, f.value.Reveal())
+			b = base64.StdEncoding.AppendEncode(b, v)
 			b = append(b, '"')
-		} else {
-			b = appendJSON(b, f.value.Reveal())
+		case f.plain:
+			b = append(b, '"')
+			b = append(b, v...)
+			b = append(b, '"')
+		default:
+			b = appendJSON(b, v)
 		}
 	}
 	b = append(b, it.tail...)
@@ -164,13 +172,16 @@ func stampOrNull(t time.Time) string {
 
 func quote(s string) string { return string(appendJSON(nil, []byte(strings.ToValidUTF8(s, "\ufffd")))) }
 
+// escaped reports whether a byte cannot stand for itself in a JSON string.
+func escaped(c byte) bool { return c < ' ' || c == '"' || c == '\\' }
+
 // appendJSON appends valid UTF-8 as a JSON string.
 func appendJSON(b, s []byte) []byte {
 	const hex = "0123456789abcdef"
 	b = append(b, '"')
 	start := 0
 	for i, c := range s {
-		if c >= ' ' && c != '"' && c != '\\' {
+		if !escaped(c) {
 			continue
 		}
 		b = append(b, s[start:i]...)

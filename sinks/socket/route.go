@@ -60,7 +60,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "caller not identified", http.StatusInternalServerError)
 		return
 	}
-	q := &request{s: s, w: w, r: r, peer: &c.peer, start: time.Now()}
+	q := s.requests.Get().(*request)
+	*q = request{s: s, w: w, r: r, peer: &c.peer, start: time.Now()}
 	q.entry.ID, q.entry.Time, q.entry.Peer, q.entry.Method = s.nextID(), q.start, q.peer, r.Method
 	rt, err := s.route(q)
 	pattern := "other"
@@ -74,6 +75,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		q.fail(err)
 	}
 	s.cfg.Observe(pattern, q.status, time.Since(q.start))
+	*q = request{} // nothing of it may live on in the pool
+	s.requests.Put(q)
 }
 
 func (s *Server) nextID() string {

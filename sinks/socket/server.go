@@ -51,6 +51,8 @@ type Server struct {
 	run     string // begins request IDs; differs for each start
 	counter atomic.Uint64
 	bodies  sync.Pool // of *[]byte, to render answers in
+	// requests holds *request. None outlives ServeHTTP.
+	requests sync.Pool
 }
 
 // Limits on what callers can take up.
@@ -91,6 +93,7 @@ func New(cfg Config) *Server {
 		run:          run,
 	}
 	s.bodies.New = func() any { b := make([]byte, 0, 4096); return &b }
+	s.requests.New = func() any { return new(request) }
 	s.routes = s.table()
 	return s
 }
