@@ -11,7 +11,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 RUN_PACKAGES  := gcc libc6-dev make softhsm2 opensc curl
 TEST_PACKAGES := $(RUN_PACKAGES) systemd dbus polkitd iproute2 procps util-linux openssl
 
-.PHONY: build run test lint deps deps-run clean
+.PHONY: build run test lint bench fuzz deps deps-run clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/signet ./cmd/signet-sim
@@ -22,7 +22,19 @@ run: deps-run build
 	@bin/signet-sim host --dir .run
 
 test: deps build
-	SIGNET_NEED_SOFTHSM=1 SIGNET_NEED_SYSTEMD=1 $(GO) test -race -shuffle=on -timeout 14m ./...
+	SIGNET_NEED_SOFTHSM=1 SIGNET_NEED_SYSTEMD=1 SIGNET_NEED_SERVERS=1 $(GO) test -race -shuffle=on -timeout 14m ./...
+
+# The figures, each as a ratio against a named reference of the same run.
+bench: deps build
+	@$(GO) test -tags bench -run '^TestFigures' -v -p 1 -timeout 40m $$($(GO) list ./... | grep -v /cmd/) | grep -v -e '^=== ' -e 'no test files' -e 'no tests to run'
+
+# Each fuzz target for FUZZTIME.
+FUZZTIME ?= 30s
+fuzz:
+	@set -e; for f in $$(grep -l '^func Fuzz' $$(git ls-files '*_test.go')); do \
+	  for t in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\).*/\1/p' $$f); do \
+	    echo "$$t in $$(dirname $$f)"; $(GO) test -run '^$$' -fuzz "^$$t\$$" -fuzztime $(FUZZTIME) ./$$(dirname $$f) | tail -n 1; \
+	  done; done
 
 lint:
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo 'run gofmt -w on these'; exit 1; }
