@@ -50,6 +50,18 @@ type CertificateRequest struct {
 	Uncertain bool
 	// Compromised says that the present key is to be revoked as compromised.
 	Compromised bool
+	// Options are what the configuration asks of the issuer besides the names,
+	// which are in the CSR.
+	Options Options
+}
+
+// Options say what kind of certificate is wanted. An issuer takes those that it
+// knows; all of them may be empty.
+type Options struct {
+	CA       string        // which CA of the issuer signs: its ID or name
+	Purpose  string        // "server", "client" or "ca"
+	Profile  string        // the issuer's own name for a kind of certificate
+	Duration time.Duration // of the certificate; 0 is the issuer's default
 }
 
 // An Issued is what an issuer answers: the chain in DER, leaf first, nothing of
