@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"slices"
 	"strconv"
 	"time"
 
@@ -152,6 +151,3 @@ func unmarshalHeld(s *sealer, name string, blob []byte) (*held, error) {
 	}
 	return h, nil
 }
-
-// fieldNames are the names of the fields, sorted.
-func (h *held) fieldNames() []string { return slices.Sorted(maps.Keys(h.Fields)) }

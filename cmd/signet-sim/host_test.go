@@ -50,15 +50,23 @@ type runningHost struct {
 	ended chan error
 }
 
-// startHost runs `signet-sim host` in dir and waits until it is ready.
-func startHost(t *testing.T, dir string, args ...string) *runningHost {
+const softHSM = "/usr/lib/softhsm/libsofthsm2.so"
+
+// needSoftHSM skips where SoftHSM is not installed, unless it has to be.
+func needSoftHSM(t *testing.T) {
 	t.Helper()
-	if _, err := os.Stat("/usr/lib/softhsm/libsofthsm2.so"); err != nil {
+	if _, err := os.Stat(softHSM); err != nil {
 		if os.Getenv("SIGNET_NEED_SOFTHSM") != "" {
 			t.Fatal(err)
 		}
 		t.Skip("SoftHSM is not installed")
 	}
+}
+
+// startHost runs `signet-sim host` in dir and waits until it is ready.
+func startHost(t *testing.T, dir string, args ...string) *runningHost {
+	t.Helper()
+	needSoftHSM(t)
 	bin, err := programs()
 	if err != nil {
 		t.Fatal(err)
