@@ -27,7 +27,7 @@ func (h *host) greet() {
 		"  " + bin + "/signet --socket " + dir + "/signet.sock status\n" +
 		"  " + bin + "/signet --socket " + dir + "/signet.sock rotate host\n" +
 		"  cat " + dir + "/files/db.env; rm " + dir + "/files/db.env; cat " + dir + "/files/db.env\n" +
-		"  SOFTHSM2_CONF=" + dir + "/softhsm2.conf pkcs11-tool --module " + h.module + " --login --pin \"$(cat " + dir + "/pin)\" -O\n" +
+		"  PIN=$(cat " + dir + "/pin) SOFTHSM2_CONF=" + dir + "/softhsm2.conf pkcs11-tool --module " + h.module + " --login --pin env:PIN -O\n" +
 		"  " + bin + "/signet-sim fault --help        (rehearse an outage)\n" +
 		"Ctrl-C ends it.")
 }
