@@ -90,8 +90,10 @@ func (h *host) show(e client.Event) {
 	}
 }
 
-// read reads the credential ten times a second, as an app would, and counts.
+// read reads the credential ten times a second, as an app would, and counts. It
+// says when reads begin to fail, and when they work again.
 func (h *host) read(ctx context.Context) error {
+	failing := false
 	for ctx.Err() == nil {
 		_, err := h.client.ReadSecret(ctx, "db")
 		if ctx.Err() != nil {
@@ -99,8 +101,14 @@ func (h *host) read(ctx context.Context) error {
 		}
 		if h.reads.Add(1); err != nil {
 			h.failed.Add(1)
-			h.out.line("a read of the credential failed: %v", err)
 		}
+		switch {
+		case err != nil && !failing:
+			h.out.line("reads of the credential fail: %v", err)
+		case err == nil && failing:
+			h.out.line("reads of the credential work again")
+		}
+		failing = err != nil
 		select {
 		case <-ctx.Done():
 		case <-time.After(100 * time.Millisecond):
