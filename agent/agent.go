@@ -238,11 +238,12 @@ func (a *Agent) makeSecrets() error {
 	a.refresher = &refresher{
 		host: a.host, items: map[string]*secretItem{}, save: a.store.SaveSecret, log: a.log, emit: a.emit,
 		publish: a.publishSecret, withdraw: a.withdrawSecret, wake: make(chan struct{}, 1),
+		clocks: clocks{boot: sinceBoot},
 	}
 	for name, c := range a.cfg.Secrets {
 		a.refresher.items[name] = &secretItem{
 			name: name, share: share(a.host, name), index: -1, slots: slots[c.Upstream],
-			spec:  secretSpec{Upstream: c.Upstream, TTL: c.TTL.Or(0), MaxStale: c.MaxStale.Or(defaultMaxStale)},
+			spec:  secretSpec{Upstream: c.Upstream, TTL: c.TTL.Or(0), MaxStale: c.MaxStale.Or(config.DefaultMaxStale)},
 			fetch: a.services[c.Upstream].fetcher(c), after: a.services[c.Upstream].enrolled(),
 		}
 	}

@@ -87,14 +87,14 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	for _, it := range s.Items {
 		switch it.Kind {
 		case "secret":
-			gauge(c.freshUntil, unix(it.FreshUntil), it.Name)
+			gauge(c.freshUntil, seconds(it.FreshUntil), it.Name)
 			stale := 0.0
 			if it.State != stateFresh {
 				stale = 1
 			}
 			gauge(c.stale, stale, it.Name)
 		case "certificate", "identity":
-			gauge(c.notAfter, unix(it.NotAfter), it.Name)
+			gauge(c.notAfter, seconds(it.NotAfter), it.Name)
 		}
 	}
 	restarts := 0
@@ -105,7 +105,7 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge(c.runway, s.Runway.Seconds)
 }
 
-func unix(t time.Time) float64 {
+func seconds(t time.Time) float64 {
 	if t.IsZero() {
 		return 0
 	}

@@ -24,6 +24,7 @@ type refresher struct {
 	withdraw func(name string, code upstream.Code, text string)
 	emit     func(event)
 	log      *slog.Logger
+	clocks   clocks // owned by run
 
 	mu    sync.Mutex
 	items map[string]*secretItem // the map itself never changes after start
@@ -64,6 +65,7 @@ const maxFetches = 8
 func (r *refresher) load(blobs map[string][]byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	now := wallNow()
 	for name, it := range r.items {
 		it.held = &held{}
 		if blob, ok := blobs[name]; ok {
@@ -71,7 +73,7 @@ func (r *refresher) load(blobs map[string][]byte) {
 			if err != nil {
 				r.log.Error("cached secret not used; it will be fetched anew", "secret", name, "err", err)
 			} else {
-				it.held = h
+				it.held = h.notAhead(now, it.spec.ttl(h.TTL))
 			}
 		}
 		if !it.held.FetchedAt.IsZero() {
@@ -79,7 +81,7 @@ func (r *refresher) load(blobs map[string][]byte) {
 		}
 		it.due = it.spec.due(it.held, it.share)
 		if it.after != nil && it.held.FetchedAt.IsZero() {
-			it.due = time.Now().Add(waitForOperator) // hurry brings it forward
+			it.due = now.Add(waitForOperator) // hurry brings it forward
 		}
 		heap.Push(&r.queue, it)
 	}
@@ -95,7 +97,7 @@ func (r *refresher) hurry(upstream string) {
 			continue
 		}
 		if it.held.Failures > 0 || it.held.FetchedAt.IsZero() {
-			it.due = time.Now()
+			it.due = wallNow()
 			heap.Fix(&r.queue, it.index)
 		}
 	}
@@ -113,12 +115,18 @@ func (r *refresher) nudge() {
 // run fetches what is due until ctx is done.
 func (r *refresher) run(ctx context.Context) error {
 	for {
+		now := wallNow()
+		if d := r.clocks.jump(now); d != 0 {
+			r.log.Warn("the clock was set; everything is planned anew", "by", d)
+			r.shift(d)
+		}
 		r.mu.Lock()
-		now := time.Now()
 		for len(r.queue) > 0 && !now.Before(r.queue[0].due) {
 			r.start(ctx, r.queue[0])
 		}
-		wait := time.Minute // a clock that was set must not put a fetch off for long
+		// Timers stand still while the host is suspended, and know nothing of a
+		// clock that was set, so nothing is waited for longer than this.
+		wait := time.Minute
 		if len(r.queue) > 0 {
 			wait = min(wait, time.Until(r.queue[0].due))
 		}
@@ -135,6 +143,24 @@ func (r *refresher) run(ctx context.Context) error {
 		case <-t.C:
 		}
 	}
+}
+
+// shift restates all times that were read from the wall clock after it was set
+// by d: a value is as old as it was before. When it rotates is the upstream's to
+// say and stays.
+func (r *refresher) shift(d time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, it := range r.items {
+		it.held = it.held.shifted(d)
+		if !it.held.FetchedAt.IsZero() {
+			r.publish(it.spec.item(it.name, it.held))
+		}
+		if it.index >= 0 {
+			it.due = it.spec.due(it.held, it.share)
+		}
+	}
+	heap.Init(&r.queue)
 }
 
 // settle waits until no fetch is under way.
@@ -168,10 +194,10 @@ func (r *refresher) fly(ctx context.Context, it *secretItem, f *flight) {
 	defer close(f.done)
 	var answer upstream.Secret
 	var err error
-	asked := time.Now()
+	asked := wallNow()
 	select {
 	case it.slots <- struct{}{}:
-		asked = time.Now() // a value is true from when it was asked for, not from when it arrived
+		asked = wallNow() // a value is true from when it was asked for, not from when it arrived
 		answer, err = it.fetch(ctx)
 		<-it.slots
 	case <-ctx.Done():
@@ -247,7 +273,7 @@ func (r *refresher) refusedBy(it *secretItem, err error) {
 	r.mu.Lock()
 	before := it.held
 	r.mu.Unlock()
-	now := time.Now()
+	now := wallNow()
 	h := before.failed(err, now, fetchBackoff(before.Failures+1, err))
 	r.set(it, h)
 	r.log.Warn("secret not fetched", "secret", it.name, "err", err, "tries", h.Failures, "retry_at", h.RetryAt)
@@ -289,25 +315,32 @@ func fetchBackoff(n int, err error) time.Duration {
 
 // join waits for a usable value of the secret: at once if there is one, else by
 // the fetch under way, beginning one unless the last one failed just now.
+//
+// A fetch that was asked just before a rotation can bring the value that the
+// rotation ends; then the next one is waited for too.
 func (r *refresher) join(ctx context.Context, fly context.Context, name string) error {
 	it, ok := r.items[name]
 	if !ok {
 		return &refusal{"not-found", fmt.Sprintf("secret %q is not configured", name)}
 	}
-	r.mu.Lock()
-	now := time.Now()
-	h := it.held
-	if !h.FetchedAt.IsZero() && now.Before(it.spec.bounds(h).UsableUntil) {
+	for {
+		r.mu.Lock()
+		now := wallNow()
+		h := it.held
+		if !h.FetchedAt.IsZero() && now.Before(it.spec.bounds(h).UsableUntil) {
+			r.mu.Unlock()
+			return nil
+		}
+		if it.flight == nil && h.Failures > 0 && now.Before(h.RetryAt) {
+			r.mu.Unlock()
+			return h.Error
+		}
+		f := r.start(fly, it)
 		r.mu.Unlock()
-		return nil
+		if err := f.wait(ctx); err != nil {
+			return err
+		}
 	}
-	if it.flight == nil && h.Failures > 0 && now.Before(h.RetryAt) {
-		r.mu.Unlock()
-		return h.Error
-	}
-	f := r.start(fly, it)
-	r.mu.Unlock()
-	return f.wait(ctx)
 }
 
 // refused takes the report that a version did not work: if it is still the one
@@ -318,7 +351,7 @@ func (r *refresher) refused(ctx context.Context, fly context.Context, name, vers
 		return &refusal{"not-found", fmt.Sprintf("secret %q is not configured", name)}
 	}
 	r.mu.Lock()
-	if it.held.Version != version || it.flight == nil && !it.refuse.take(time.Now()) {
+	if it.held.Version != version || it.flight == nil && !it.refuse.take(wallNow()) {
 		r.mu.Unlock()
 		return nil
 	}

@@ -414,3 +414,74 @@ func TestSealedEntryOfAnotherItemOrHostDoesNotOpen(t *testing.T) {
 		}
 	}
 }
+
+// A fetch that is asked before a rotation and answered after it brings a value
+// that has ended; whoever waited for it waits for the next one.
+func TestReadAmidARotationGetsTheNewValue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		const every = 20 * time.Second
+		b := newCacheBench(t, secretSpec{TTL: time.Hour, MaxStale: day}, nil, func() (upstream.Secret, error) {
+			n := time.Since(start) / every
+			time.Sleep(300 * time.Millisecond) // on its way back
+			return upstream.Secret{Fields: value(fmt.Sprint("password ", n)), Expires: start.Add((n + 1) * every)}, nil
+		})
+		time.Sleep(every - 100*time.Millisecond) // the first fetch is asked a moment before the rotation
+		defer b.start(t)()
+		synctest.Wait()
+		if err := b.join(t.Context(), b.ctx, "db"); err != nil {
+			t.Fatal(err)
+		}
+		if it := b.last(); it.Expired(time.Now()) || string(it.Fields["password"].Reveal()) != fmt.Sprint("password ", time.Duration(1)) {
+			t.Errorf("%v after start: version %s, expired %v", time.Since(start), it.Version, it.Expired(time.Now()))
+		}
+	})
+}
+
+// Rule 8: an interval is as long as it was, however the wall clock is set, and
+// what an upstream has announced stays where it is.
+func TestClockThatIsSetNeitherLengthensNorShortensALife(t *testing.T) {
+	for _, by := range []time.Duration{-3 * time.Hour, 3 * time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			start := time.Now()
+			var ahead atomic.Int64 // by how much the wall clock was set, as the boot-time clock sees it
+			rotates := start.Add(30 * 24 * time.Hour)
+			b := newCacheBench(t, secretSpec{TTL: time.Minute, MaxStale: time.Hour}, nil, func() (upstream.Secret, error) {
+				return upstream.Secret{Fields: value("one"), Expires: rotates}, nil
+			})
+			b.clocks.boot = func() time.Duration { return time.Since(start) - time.Duration(ahead.Load()) }
+			defer b.start(t)()
+			time.Sleep(10 * time.Second)
+			b.set(fails(upstream.Unavailable))
+			ahead.Store(int64(by))
+			time.Sleep(2 * time.Minute)
+			synctest.Wait()
+			it := b.last()
+			if age := it.FreshUntil.Sub(start); (age - by - time.Minute).Abs() > 5*time.Second {
+				t.Errorf("set by %v: fresh until %v after start", by, age)
+			}
+			if !it.RotatesAt.Equal(rotates.Add(-time.Minute)) {
+				t.Errorf("set by %v: rotates %v from what was announced", by, it.RotatesAt.Sub(rotates))
+			}
+			if _, due := b.snapshot("db"); time.Until(due) > 2*time.Minute+by.Abs() {
+				t.Errorf("set by %v: due in %v", by, time.Until(due))
+			}
+		})
+	}
+}
+
+func TestSealedEntryFromTheFutureIsStaleAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		spec := secretSpec{TTL: time.Minute, MaxStale: time.Hour}
+		b := newCacheBench(t, spec, nil, is("one"))
+		h := &held{Version: "1", Fields: value("one"), FetchedAt: time.Now().Add(100 * day)}
+		blob, err := h.marshal(b.sealer, "db")
+		if err != nil {
+			t.Fatal(err)
+		}
+		again := newCacheBench(t, spec, map[string][]byte{"db": blob}, fails(upstream.Unavailable))
+		if it := again.last(); !it.Stale(time.Now()) || it.UsableUntil.After(time.Now().Add(time.Hour)) {
+			t.Errorf("fresh until %v, usable until %v, and it is %v", it.FreshUntil, it.UsableUntil, time.Now())
+		}
+	})
+}

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/signet-agent/signet/agent/config"
 	"github.com/signet-agent/signet/internal/secret"
 	"github.com/signet-agent/signet/sinks"
 	"github.com/signet-agent/signet/upstream"
@@ -15,15 +16,9 @@ import (
 // A secretSpec is what the configuration says of one secret.
 type secretSpec struct {
 	Upstream string
-	TTL      time.Duration // 0 = what the upstream suggests, else defaultTTL
+	TTL      time.Duration // 0 = what the upstream suggests, else config.DefaultTTL
 	MaxStale time.Duration
 }
-
-const (
-	defaultTTL = 5 * time.Minute
-	// DefaultMaxStale keeps apps running over a weekend night's outage.
-	defaultMaxStale = 24 * time.Hour
-)
 
 // A held is what the agent knows of one secret. It is immutable: each answer or
 // failure makes a new one.
@@ -50,7 +45,7 @@ func (s secretSpec) ttl(suggested time.Duration) time.Duration {
 	case suggested > 0:
 		return suggested
 	}
-	return defaultTTL
+	return config.DefaultTTL
 }
 
 func (s secretSpec) bounds(h *held) bounds {
@@ -104,6 +99,29 @@ func (h *held) failed(err error, now time.Time, wait time.Duration) *held {
 	n.Error, n.ErrorAt, n.RetryAt = err, now, now.Add(wait)
 	if c := upstream.CodeOf(err); c == upstream.Denied || c == upstream.NotFound {
 		n.Fields, n.FetchedAt, n.Gone = nil, time.Time{}, c
+	}
+	return &n
+}
+
+// notAhead is a held that was read from the store at now. One that claims to be
+// fetched later than now tells that the clock was set back while the agent was
+// away, and nothing of its age: it is taken to have just become stale.
+func (h *held) notAhead(now time.Time, ttl time.Duration) *held {
+	if !h.FetchedAt.After(now) {
+		return h
+	}
+	n := *h
+	n.FetchedAt = now.Add(-ttl)
+	return &n
+}
+
+// shifted is what is held after the wall clock was set by d.
+func (h *held) shifted(d time.Duration) *held {
+	n := *h
+	for _, t := range []*time.Time{&n.FetchedAt, &n.RetryAt, &n.ErrorAt} {
+		if !t.IsZero() {
+			*t = t.Add(d)
+		}
 	}
 	return &n
 }

