@@ -165,6 +165,9 @@ type Request struct {
 	// Idempotent allows the call to be made again after it may have been
 	// carried out.
 	Idempotent bool
+	// Explain, if not nil, adds what the vendor says to the Error that Do makes
+	// of an answer.
+	Explain func(*Error, *Response)
 }
 
 // A Response is an answer that arrived whole.
@@ -245,6 +248,9 @@ func (h *HTTP) once(ctx context.Context, r Request) (*Response, *Error) {
 	}
 	h.observe(fmt.Sprint(out.Status))
 	if e := h.says(r, out); e != nil {
+		if r.Explain != nil {
+			r.Explain(e, out)
+		}
 		return nil, e
 	}
 	return out, nil
