@@ -113,6 +113,9 @@ func (ca *CA) PEM() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Certificate.Raw})
 }
 
+// Signer is the CA's key, for products that sign more than certificates.
+func (ca *CA) Signer() crypto.Signer { return ca.key }
+
 // Pool holds the CA alone.
 func (ca *CA) Pool() *x509.CertPool {
 	pool := x509.NewCertPool()
