@@ -105,7 +105,8 @@ func (a *Agent) makeTokens() error {
 		name := h.TokenName()
 		a.tokens[name] = hsm.New(hsm.Config{
 			Name: name, Worker: worker, Module: h.Module, Label: h.Label, Serial: h.Serial, URI: h.URI,
-			PIN:      hsm.PINSource{File: h.PIN.File, Credential: h.PIN.Credential, Env: h.PIN.Env},
+			PIN:       hsm.PINSource{File: h.PIN.File, Credential: h.PIN.Credential, Env: h.PIN.Env},
+			NoSandbox: h.Sandbox == "off", Network: h.Network,
 			Sessions: h.SessionLimit(), Timeout: h.CallTimeout(), Log: a.log, Observe: a.metrics.hsmOperation,
 			Ledger: ledger{a.store}, Guard: a.store.Guard(name),
 		})
@@ -145,7 +146,7 @@ func (a *Agent) makeRotators() error {
 			return err
 		}
 		id := a.identities[name]
-		r.publish = func(_ context.Context, v version) error {
+		r.publish = func(ctx context.Context, v version) error {
 			if err := id.publish(r.keys, v); err != nil {
 				return err
 			}
@@ -153,7 +154,7 @@ func (a *Agent) makeRotators() error {
 				a.refresher.hurry(s.name)
 			}
 			a.publishCertificate(name, v)
-			return nil
+			return a.storeOnToken(ctx, c.Issuance, r, v)
 		}
 		r.spec.OneTime = a.cfg.Upstreams[c.Issuer].Type == config.Manager
 		if c.CredentialsFile != "" {
@@ -170,9 +171,9 @@ func (a *Agent) makeRotators() error {
 		if err != nil {
 			return err
 		}
-		r.publish = func(_ context.Context, v version) error {
+		r.publish = func(ctx context.Context, v version) error {
 			a.publishCertificate(name, v)
-			return nil
+			return a.storeOnToken(ctx, c.Issuance, r, v)
 		}
 	}
 	return nil

@@ -8,7 +8,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
 	"slices"
 	"time"
@@ -122,26 +121,6 @@ func (b backend) noSession(name string) error {
 	return problem(&refusal{socket.CodeInvalid, fmt.Sprintf("a %s upstream has no sessions to log in to", s.cfg.Type)})
 }
 
-// Keys is for socket.Backend.
-func (b backend) Keys() []socket.KeyInfo {
-	var out []socket.KeyInfo
-	for _, name := range slices.Sorted(maps.Keys(b.rotators)) {
-		v, err := b.keyOf(name)
-		if err != nil {
-			continue // not made yet
-		}
-		info := socket.KeyInfo{Name: name, Generation: v.Generation}
-		if k, ok := b.rotators[name].keys.(*tokenKeys); ok {
-			info.Algorithm = string(k.typ)
-		}
-		if pub, err := publicOf(v); err == nil {
-			info.PublicKey, _ = pemOf(pub) // a key that was parsed can be written
-		}
-		out = append(out, info)
-	}
-	return out
-}
-
 // keyOf is the version whose key answers to a name: the current one, or before
 // the first certificate the one that is being made.
 func (b backend) keyOf(name string) (version, error) {
@@ -160,12 +139,14 @@ func (b backend) keyOf(name string) (version, error) {
 }
 
 // noKeyYet says why a key is not there. It is made as soon as the token is
-// open, so what keeps it away is the token.
+// open, so what keeps it away is the token, or the one that holds the key which
+// the agent's own state is sealed with.
 func (b backend) noKeyYet(name string) error {
-	for _, t := range b.tokens {
-		if st := t.Status(); !st.Open && st.Err != nil {
-			return st.Err
-		}
+	if err := b.closed(name); err != nil {
+		return err
+	}
+	if err := b.ready(time.Now()); err != nil && !b.isOpen() {
+		return err
 	}
 	if snap := b.rotators[name].snap.Load(); snap != nil && snap.Error != "" {
 		return &refusal{socket.CodeUnavailable, snap.Error}
@@ -194,26 +175,6 @@ func pemOf(pub crypto.PublicKey) (string, error) {
 		return "", err
 	}
 	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})), nil
-}
-
-// Key is for socket.Backend.
-func (b backend) Key(ctx context.Context, name string) (socket.KeyInfo, error) {
-	v, err := b.keyOf(name)
-	if err != nil {
-		return socket.KeyInfo{}, problem(err)
-	}
-	info := socket.KeyInfo{Name: name, Generation: v.Generation}
-	k, ok := b.rotators[name].keys.(*tokenKeys)
-	if !ok {
-		return info, problem(&refusal{socket.CodeInvalid, fmt.Sprintf("key %q is in a file, not in the HSM", name)})
-	}
-	got, err := k.token.Info(ctx, v.KeyID)
-	if err != nil {
-		return info, problem(err)
-	}
-	info.Algorithm, info.Attributes = string(k.typ), got.Attributes
-	info.PublicKey, err = pemOf(got.Public)
-	return info, problem(err)
 }
 
 // Sign is for socket.Backend.

@@ -7,8 +7,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/signet-agent/signet/hsm"
 )
 
 // Diagnosis is the answer of `signet doctor --json`.
@@ -54,30 +52,6 @@ func (b backend) Doctor(ctx context.Context) any {
 
 func failedCheck(name string, err error) Check {
 	return Check{Name: name, Status: checkFailed, Detail: err.Error(), Hint: hintOf(err)}
-}
-
-// checkToken looks at a token, and at what is in it that nobody here made.
-func checkToken(ctx context.Context, name string, t *hsm.Token) []Check {
-	c := Check{Name: "hsm " + name, Status: checkOK}
-	st := t.Status()
-	if !st.Open {
-		if st.Err == nil {
-			return []Check{{Name: c.Name, Status: checkFailed, Detail: "not open yet"}}
-		}
-		return []Check{failedCheck(c.Name, st.Err)}
-	}
-	c.Detail = fmt.Sprintf("token %q, serial %s", st.Label, st.Serial)
-	checks := []Check{c}
-	unknown, err := t.Unknown(ctx)
-	switch {
-	case err != nil:
-		checks = append(checks, failedCheck(c.Name+" objects", err))
-	case len(unknown) > 0:
-		checks = append(checks, Check{Name: c.Name + " objects", Status: checkWarning,
-			Detail: fmt.Sprintf("%d objects in the token are not the agent's", len(unknown)),
-			Hint:   "they are left alone; `signet key list` names them"})
-	}
-	return checks
 }
 
 // check asks an upstream for what the agent needs of it first.

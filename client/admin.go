@@ -125,6 +125,32 @@ func (c *Client) Doctor(ctx context.Context) (*Diagnosis, error) {
 	return d, nil
 }
 
+// An Object is something on a token of the HSM that is not the agent's.
+type Object struct {
+	Token string `json:"token"`
+	ID    string `json:"id,omitempty"` // CKA_ID in hex
+	Label string `json:"label,omitempty"`
+	What  string `json:"what"` // such as "private key, public key"
+}
+
+// Objects lists what is on the tokens and is not the agent's. It is left alone.
+func (c *Client) Objects(ctx context.Context) ([]*Object, error) {
+	var list struct {
+		Objects []*Object `json:"objects"`
+	}
+	err := c.read(ctx, call{method: http.MethodGet, path: "/v1/objects", what: "objects"}, &list)
+	return list.Objects, err
+}
+
+// ClearPINGuard has the agent try a PIN once more that a token refused. It
+// returns when it was tried; whether it was accepted is in the status.
+func (c *Client) ClearPINGuard(ctx context.Context, token string) error {
+	return c.read(ctx, call{
+		method: http.MethodPost, path: "/v1/hsm/" + url.PathEscape(token) + "/clear-pin-guard",
+		what: "clear the PIN guard of " + strconv.Quote(token), body: struct{}{},
+	}, nil)
+}
+
 // getWhole is get that keeps the answer's text as well.
 func (c *Client) getWhole(ctx context.Context, what, path string, out any, text *json.RawMessage) error {
 	if err := c.get(ctx, what, path, text); err != nil {

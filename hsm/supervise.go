@@ -37,7 +37,7 @@ const (
 func (t *Token) Run(ctx context.Context) error {
 	defer t.update(func() {
 		t.cur, t.err = nil, errors.New("the agent has stopped")
-		t.status.Open, t.status.Since = false, time.Now()
+		t.status.Open, t.status.Since, t.status.PID = false, time.Now(), 0
 	})
 	if t.cfgErr != nil {
 		t.log.Error("HSM cannot be used", "err", t.cfgErr)
@@ -107,7 +107,10 @@ func (t *Token) closed(err error, opened bool, failures int, wait time.Duration)
 		if t.status.Open {
 			t.status.Since = time.Now()
 		}
-		t.status.Open, t.status.Err = false, err
+		if !opened {
+			t.status.Tried = time.Now()
+		}
+		t.status.Open, t.status.Err, t.status.PID = false, err, 0
 	})
 	level := slog.LevelWarn
 	if before != nil && before.Error() == err.Error() {
@@ -115,7 +118,12 @@ func (t *Token) closed(err error, opened bool, failures int, wait time.Duration)
 	} else if errors.Is(err, ErrPIN) || errors.Is(err, ErrReplaced) {
 		level = slog.LevelError
 	}
-	t.log.Log(context.Background(), level, "HSM closed", "err", err, "retry_in", wait)
+	args := []any{"err", err, "retry_in", wait}
+	var e *Error
+	if errors.As(err, &e) && e.Hint() != "" {
+		args = append(args, "hint", e.Hint())
+	}
+	t.log.Log(context.Background(), level, "HSM closed", args...)
 }
 
 // hold uses an open worker until it ends or ctx is done.
@@ -317,6 +325,7 @@ func (t *Token) opening(p *process, o *wire.Opened, listed *wire.Listed, keys []
 		}
 		t.cur, t.err, t.opened = p, nil, o
 		t.status.Open, t.status.Since, t.status.Err = true, time.Now(), nil
+		t.status.Tried, t.status.PID = t.status.Since, p.cmd.Process.Pid
 		t.status.Label, t.status.Serial, t.status.Module = o.Label, o.Serial, o.Library
 		t.status.Sessions, t.status.Limits, t.status.Warnings, t.status.Lost = o.Sessions, limits(o), o.Warnings, lost
 		select {

@@ -174,7 +174,9 @@ type Status struct {
 	Open     bool
 	Err      error     // why it is not open, or why its worker was last replaced
 	Since    time.Time // when Open last changed
+	Tried    time.Time // when opening it last succeeded or failed
 	Restarts int       // workers started, after the first
+	PID      int       // of the worker that has it open; 0 if none has
 
 	// What was last opened.
 	Label, Serial, Module string
@@ -215,8 +217,13 @@ func (t *Token) update(change func()) {
 	t.changed = make(chan struct{})
 }
 
-// ClearPINGuard forgets that a PIN was refused and tries to open the token.
+// ClearPINGuard forgets that a PIN was refused and tries to open the token. It
+// does not wait; Status.Tried tells when it was tried. A token that is open has
+// accepted its PIN, and is left alone.
 func (t *Token) ClearPINGuard() error {
+	if t.Status().Open {
+		return nil
+	}
 	if err := t.cfg.Guard.Clear(); err != nil {
 		return t.fail("clear PIN guard", "", err)
 	}

@@ -100,6 +100,8 @@ type HSM struct {
 	// Sandbox is "on" (also if empty) or "off", for modules that need what the
 	// worker's sandbox takes away.
 	Sandbox string `yaml:"sandbox"`
+	// Network lets the module use the network, as those of network HSMs must.
+	Network bool `yaml:"network"`
 }
 
 // TokenName is Name, or "default".

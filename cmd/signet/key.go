@@ -9,6 +9,7 @@ import (
 	"crypto/sha256"
 	"crypto/sha512"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"hash"
 	"io"
@@ -46,7 +47,9 @@ func newKeyList(p *program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List the keys that the caller may use",
-		Args:  exactly(),
+		Long: `List the keys that the caller may use. Administrators are also told what is on the
+tokens and is not the agent's; it is left alone.`,
+		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			keys, err := p.agent().Keys(cmd.Context())
 			if err != nil {
@@ -61,12 +64,34 @@ func newKeyList(p *program) *cobra.Command {
 			}
 			var out bytes.Buffer
 			table(&out, rows)
+			if err := p.listObjects(cmd.Context(), &out); err != nil {
+				return err
+			}
 			_, err = p.stdout.Write(out.Bytes())
 			return err
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+// listObjects adds what is on the tokens and is not the agent's, if the caller
+// may know of it.
+func (p *program) listObjects(ctx context.Context, out *bytes.Buffer) error {
+	objects, err := p.agent().Objects(ctx)
+	if e, ok := errors.AsType[*client.Error](err); ok && e.Code == client.Denied {
+		return nil
+	}
+	if err != nil || len(objects) == 0 {
+		return err
+	}
+	out.WriteString("\nnot the agent's, and left alone:\n")
+	rows := [][]string{{"TOKEN", "ID", "LABEL", "WHAT"}}
+	for _, o := range objects {
+		rows = append(rows, []string{o.Token, o.ID, o.Label, o.What})
+	}
+	table(out, rows)
+	return nil
 }
 
 // newKeyShow is `signet key show`.
@@ -89,6 +114,10 @@ func newKeyShow(p *program) *cobra.Command {
 				{"name", k.Name}, {"generation", strconv.Itoa(k.Generation)}, {"algorithm", k.Algorithm},
 			}
 			for _, name := range slices.Sorted(maps.Keys(k.Attributes)) {
+				if name == "audit" {
+					rows = append(rows, auditRows(k.Attributes[name])...)
+					continue
+				}
 				rows = append(rows, []string{name, fmt.Sprint(k.Attributes[name])})
 			}
 			table(&out, rows)
@@ -99,6 +128,19 @@ func newKeyShow(p *program) *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+// auditRows are the rows of what was found when the key was tried to be got out.
+func auditRows(v any) [][]string {
+	audit, _ := v.(map[string]any)
+	var rows [][]string
+	for _, name := range slices.Sorted(maps.Keys(audit)) {
+		if list, ok := audit[name].([]any); ok && len(list) == 0 {
+			continue
+		}
+		rows = append(rows, []string{"audit " + name, fmt.Sprint(audit[name])})
+	}
+	return rows
 }
 
 // newKeySign is `signet key sign`.

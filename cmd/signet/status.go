@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -147,14 +148,23 @@ func newPlan(p *program) *cobra.Command {
 
 // newDoctor is `signet doctor`.
 func newDoctor(p *program) *cobra.Command {
-	var asJSON bool
+	var asJSON, clearGuard bool
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check the HSM, PIN, upstreams, clock, permissions and consumers live",
 		Long: `Have the agent check the HSM, the state of its PIN, the upstreams, the clock,
-permissions and consumers. Exit status 1 if a check failed.`,
+permissions and consumers. Exit status 1 if a check failed.
+
+A PIN that a token refused is not tried again, because a few more tries would
+lock the token. --clear-pin-guard has it tried once more, on every token that is
+not open, before the checks.`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if clearGuard {
+				if err := p.clearPINGuards(cmd.Context()); err != nil {
+					return err
+				}
+			}
 			d, err := p.agent().Doctor(cmd.Context())
 			if err != nil {
 				return err
@@ -177,7 +187,24 @@ permissions and consumers. Exit status 1 if a check failed.`,
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.Flags().BoolVar(&clearGuard, "clear-pin-guard", false, "first have refused PINs tried once more")
 	return cmd
+}
+
+// clearPINGuards has the PINs of all closed tokens tried once more.
+func (p *program) clearPINGuards(ctx context.Context) error {
+	s, err := p.agent().Status(ctx)
+	if err != nil {
+		return err
+	}
+	for _, h := range s.HSM {
+		if !h.Open {
+			if err := p.agent().ClearPINGuard(ctx, h.Name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // printChecks prints what the agent found, and below each trouble what to do.

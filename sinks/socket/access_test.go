@@ -37,6 +37,8 @@ func TestPolicyIsAskedFirst(t *testing.T) {
 		{"POST", "/v1/upstreams/pam/logout", CodeDenied, 403},
 		{"GET", "/v1/plan", CodeDenied, 403},
 		{"GET", "/v1/doctor", CodeDenied, 403},
+		{"GET", "/v1/objects", CodeDenied, 403},
+		{"POST", "/v1/hsm/default/clear-pin-guard", CodeDenied, 403},
 		{"GET", "/v1/policy/explain?uid=0&name=db", CodeDenied, 403},
 	} {
 		a := r.do(tt.method, tt.path, "")

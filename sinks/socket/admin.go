@@ -91,6 +91,35 @@ func (q *request) doctor() error {
 	return q.sendJSON(q.s.cfg.Backend.Doctor(ctx))
 }
 
+// objects lists what is on the tokens and is not the agent's.
+func (q *request) objects() error {
+	if err := q.authorizeAdmin("objects.read", access.Admin, ""); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(q.r.Context(), adminTimeout)
+	defer cancel()
+	q.within(adminTimeout)
+	found, err := q.s.cfg.Backend.Objects(ctx)
+	if err != nil {
+		return err
+	}
+	return q.sendJSON(found)
+}
+
+// clearPINGuard lets a refused PIN be tried once more, and returns when it was.
+func (q *request) clearPINGuard() error {
+	if err := q.authorizeAdmin("hsm.clear-pin-guard", access.Admin, q.name); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(q.r.Context(), adminTimeout)
+	defer cancel()
+	q.within(adminTimeout)
+	if err := q.s.cfg.Backend.ClearPINGuard(ctx, q.name); err != nil {
+		return err
+	}
+	return q.done()
+}
+
 // healthz says that the process answers. Anyone may ask.
 func (q *request) healthz() error {
 	q.send(http.StatusOK, jsonType, []byte(`{"status":"ok"}`+"\n"))

@@ -31,8 +31,10 @@ type Backend interface {
 	Login(ctx context.Context, upstream string, params LoginRequest) error
 	Logout(ctx context.Context, upstream string) error
 
-	// Keys are all keys as far as they are known without asking the token.
-	Keys() []KeyInfo
+	// Keys are those keys that visible allows, as far as they are known without
+	// asking the token. It is an error if one of them is not known because its
+	// token is closed: a list without it would say that it does not exist.
+	Keys(visible func(name string) bool) ([]KeyInfo, error)
 	// Key is one key as the token states it.
 	Key(ctx context.Context, name string) (KeyInfo, error)
 	// Sign signs and says with which generation of the key.
@@ -50,6 +52,12 @@ type Backend interface {
 	// Plan and Doctor are marshaled likewise, for administrators.
 	Plan() any
 	Doctor(ctx context.Context) any
+	// Objects is marshaled as the answer to GET /v1/objects: what is on the
+	// tokens and is not the agent's.
+	Objects(ctx context.Context) (any, error)
+	// ClearPINGuard lets a refused PIN be tried once more on a token, and
+	// returns when it was tried.
+	ClearPINGuard(ctx context.Context, token string) error
 	// Ready is why the agent is not ready, or nil.
 	Ready() error
 }

@@ -22,6 +22,11 @@ func TestKeys(t *testing.T) {
 	if a := r.get("/v1/keys"); strings.Contains(a.body, "hidden") || !strings.Contains(a.body, `"host"`) {
 		t.Errorf("list: %s", a.body)
 	}
+	b.keysErr = &Problem{Code: CodeUnavailable, Detail: "token away"}
+	if a := r.get("/v1/keys"); a.code(t) != CodeUnavailable {
+		t.Errorf("list while the token is closed: %+v", a)
+	}
+	b.keysErr = nil
 	if m := r.get("/v1/keys/host").json(t); m["public_key"] != "PEM" || m["generation"] != 1. {
 		t.Errorf("key: %v", m)
 	}

@@ -10,11 +10,14 @@ import (
 
 func (q *request) listKeys() error {
 	q.entry.Event = "key.list"
-	keys := []KeyInfo{}
-	for _, k := range q.s.cfg.Backend.Keys() {
-		if q.s.cfg.Policy.Decide(q.peer, access.Action{Kind: access.Key, Name: k.Name, Op: "read"}).Allowed {
-			keys = append(keys, k)
-		}
+	keys, err := q.s.cfg.Backend.Keys(func(name string) bool {
+		return q.s.cfg.Policy.Decide(q.peer, access.Action{Kind: access.Key, Name: name, Op: "read"}).Allowed
+	})
+	if err != nil {
+		return err
+	}
+	if keys == nil {
+		keys = []KeyInfo{} // a list, if an empty one
 	}
 	return q.sendJSON(struct {
 		Keys []KeyInfo `json:"keys"`

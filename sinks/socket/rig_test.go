@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -29,6 +30,8 @@ type fake struct {
 	enroll  func(identity, username string, password secret.Value) error
 	login   func(upstream string, r LoginRequest) error
 	keys    []KeyInfo
+	keysErr error
+	cleared []string // tokens whose PIN guard was cleared
 	sign    func(name string, r SignRequest) ([]byte, int, error)
 	token   func(upstream string) (*oauth2.Token, error)
 	proxy   func(upstream string, r *http.Request) (*http.Response, error)
@@ -54,7 +57,14 @@ func (f *fake) Login(_ context.Context, upstream string, r LoginRequest) error {
 	return f.login(upstream, r)
 }
 func (f *fake) Logout(context.Context, string) error { return nil }
-func (f *fake) Keys() []KeyInfo                      { return f.keys }
+func (f *fake) Objects(context.Context) (any, error) { return []string{}, nil }
+func (f *fake) ClearPINGuard(_ context.Context, token string) error {
+	f.cleared = append(f.cleared, token)
+	return nil
+}
+func (f *fake) Keys(visible func(string) bool) ([]KeyInfo, error) {
+	return slices.DeleteFunc(slices.Clone(f.keys), func(k KeyInfo) bool { return !visible(k.Name) }), f.keysErr
+}
 func (f *fake) Key(_ context.Context, name string) (KeyInfo, error) {
 	for _, k := range f.keys {
 		if k.Name == name {

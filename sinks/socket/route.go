@@ -46,6 +46,8 @@ func (s *Server) table() map[routeKey]*route {
 		{"plan", "", 1}:               {pattern: "/v1/plan", get: (*request).plan},
 		{"doctor", "", 1}:             {pattern: "/v1/doctor", get: (*request).doctor},
 		{"policy", "explain", 2}:      {pattern: "/v1/policy/explain", get: (*request).explain},
+		{"objects", "", 1}:            {pattern: "/v1/objects", get: (*request).objects},
+		{"hsm", "clear-pin-guard", 3}: {pattern: "/v1/hsm/{name}/clear-pin-guard", post: (*request).clearPINGuard},
 		{"healthz", "", 1}:            {pattern: "/v1/healthz", get: (*request).healthz},
 		{"readyz", "", 1}:             {pattern: "/v1/readyz", get: (*request).readyz},
 		{"metrics", "", 0}:            {pattern: "/metrics", get: (*request).metrics},

@@ -1,0 +1,246 @@
+package agent
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/big"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/signet-agent/signet/agent/config"
+	"github.com/signet-agent/signet/agent/store"
+	"github.com/signet-agent/signet/hsm/hsmtest"
+	"github.com/signet-agent/signet/sinks/socket"
+)
+
+// twoTokens is a configuration with an identity on each of two tokens. Nobody
+// answers at the issuer: keys are made all the same.
+func twoTokens(t *testing.T, s *hsmtest.SoftHSM) *config.Config {
+	t.Helper()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "signet.yaml")
+	text := fmt.Sprintf(`
+state_dir: %[1]s/state
+runtime_dir: %[1]s
+hsm:
+  - {name: main, module: %[2]s, token: %[3]s, pin: {file: %[4]s}, worker: %[5]s}
+  - {name: spare, module: %[2]s, uri: "pkcs11:token=spare;manufacturer=SoftHSM%%20project", pin: {file: %[4]s}, worker: %[5]s, network: true}
+upstreams:
+  vaults: {type: manager, url: "https://127.0.0.1:1", account_id: 1, register_method: clientRegistration}
+identities:
+  host: {key: {type: ecdsa-p256}, issuer: vaults, subject: {common_name: host.example}, on_token: true}
+  other: {key: {type: ecdsa-p384, token: spare}, issuer: vaults, subject: {common_name: other.example}}
+`, dir, s.Module, s.Label, s.PINFile, s.Worker)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "state"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := config.Load(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, env := range s.Env { // the worker inherits it
+		name, value, _ := strings.Cut(env, "=")
+		t.Setenv(name, value)
+	}
+	return cfg
+}
+
+// running is an agent as it runs, without its socket and its upstreams.
+func running(t *testing.T, cfg *config.Config) *Agent {
+	t.Helper()
+	st, err := store.Open(cfg.StatePath())
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := slog.New(slog.NewTextHandler(t.Output(), nil))
+	a, err := newAgent(cfg, Options{Log: log}, st)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- a.run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if err := st.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return a
+}
+
+// eventually waits for what other goroutines bring about.
+func eventually(t *testing.T, what string, good func() error) {
+	t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	timeout := time.After(30 * time.Second)
+	for {
+		err := good()
+		if err == nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-timeout:
+			t.Fatalf("%s: %v", what, err)
+		}
+	}
+}
+
+func all(string) bool { return true }
+
+// TestIdentitiesOnTwoTokens holds that an identity's key is on the token that it
+// names, that a token which is closed makes its own keys unavailable and no
+// others, and that the certificate is put beside the key where that is wanted.
+func TestIdentitiesOnTwoTokens(t *testing.T) {
+	s := hsmtest.New(t)
+	s.InitToken("spare")
+	b := backend{running(t, twoTokens(t, s))}
+	eventually(t, "keys", func() error {
+		keys, err := b.Keys(all)
+		if err == nil && len(keys) != 2 {
+			err = fmt.Errorf("%d keys", len(keys))
+		}
+		return err
+	})
+	for name, token := range map[string]string{"host": s.Label, "other": "spare"} {
+		objects := s.Run("pkcs11-tool", "--module", s.Module, "--token-label", token, "--login", "--pin", hsmtest.PIN, "-O", "--type", "privkey")
+		if !strings.Contains(objects, name+"#1") || strings.Count(objects, "Private Key Object") != 1 {
+			t.Errorf("token %s has:\n%s", token, objects)
+		}
+		signs(t, b, name)
+	}
+	storesCertificate(t, b, s)
+
+	s.Tool("--keypairgen", "--key-type", "EC:prime256v1", "--id", "0a0b", "--label", "theirs")
+	found, err := b.Objects(t.Context())
+	if text := fmt.Sprintf("%+v", found); err != nil || !strings.Contains(text, "{Token:main ID:0a0b Label:theirs What:private key, public key}") {
+		t.Errorf("objects: %s, %v", text, err)
+	}
+	if text := fmt.Sprintf("%+v", b.Doctor(t.Context())); !strings.Contains(text, `"theirs" id 0a0b`) {
+		t.Errorf("doctor: %s", text)
+	}
+}
+
+// signs checks a key as the socket shows it, with its audit.
+func signs(t *testing.T, b backend, name string) {
+	t.Helper()
+	info, err := b.Key(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	audit, _ := info.Attributes["audit"].(keyAudit)
+	if !audit.Passed || audit.Read != "refused" || audit.Wrap != "refused" || audit.WrapBy == "" || info.Attributes["CKA_EXTRACTABLE"] != false {
+		t.Errorf("attributes of %s: %v", name, info.Attributes)
+	}
+	block, _ := pem.Decode([]byte(info.PublicKey))
+	pub, err := x509.ParsePKIXPublicKey(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest := sha256.Sum256([]byte("x"))
+	sig, generation, err := b.Sign(t.Context(), name, socket.SignRequest{Hash: "SHA-256", Digest: digest[:]})
+	if err != nil || generation != 1 || !ecdsa.VerifyASN1(pub.(*ecdsa.PublicKey), digest[:], sig) {
+		t.Errorf("signature of %s: %d, %v", name, generation, err)
+	}
+}
+
+func storesCertificate(t *testing.T, b backend, s *hsmtest.SoftHSM) {
+	t.Helper()
+	v, err := b.keyOf("host")
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := b.tokens["main"].Key(t.Context(), v.KeyID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "host.example"},
+		NotBefore: time.Now(), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v.Chain = [][]byte{der}
+	if err := b.rotators["host"].publish(t.Context(), v); err != nil {
+		t.Fatal(err)
+	}
+	if out := s.Tool("-O", "--type", "cert"); !strings.Contains(out, v.KeyID) {
+		t.Errorf("certificates on the token:\n%s", out)
+	}
+}
+
+// TestClosedTokenIsUnavailable holds that keys are unavailable, not missing,
+// while the PIN is refused; that doctor says so with a hint; and that an
+// administrator's word has the PIN tried once more.
+func TestClosedTokenIsUnavailable(t *testing.T) {
+	s := hsmtest.NewShim(t)
+	s.InitToken("spare")
+	s.WritePIN("9999")
+	cfg := twoTokens(t, s.SoftHSM)
+	cfg.HSM = cfg.HSM[:1]
+	delete(cfg.Identities, "other")
+	cfg.HSM[0].Module = s.Path
+	for _, env := range s.Env {
+		name, value, _ := strings.Cut(env, "=")
+		t.Setenv(name, value)
+	}
+	b := backend{running(t, cfg)}
+	eventually(t, "refusal", func() error {
+		if err := b.tokens["main"].Status().Err; err == nil || !strings.Contains(err.Error(), "CKR_PIN_INCORRECT") {
+			return fmt.Errorf("status: %w", err)
+		}
+		return nil
+	})
+	unavailable := func(what string, err error) {
+		t.Helper()
+		p, ok := errors.AsType[*socket.Problem](err)
+		if !ok || p.Code != socket.CodeUnavailable || !strings.Contains(p.Detail, "CKR_PIN_INCORRECT") || p.Hint == "" {
+			t.Errorf("%s: %+v", what, err)
+		}
+	}
+	_, err := b.Keys(all)
+	unavailable("keys", err)
+	if keys, err := b.Keys(func(string) bool { return false }); err != nil || len(keys) != 0 {
+		t.Errorf("for a caller who may see none: %v, %v", keys, err)
+	}
+	_, err = b.Key(t.Context(), "host")
+	unavailable("key", err)
+	_, err = b.Objects(t.Context())
+	unavailable("objects", err)
+	if text := fmt.Sprintf("%+v", b.Doctor(t.Context())); !strings.Contains(text, "clear-pin-guard") {
+		t.Errorf("doctor: %s", text)
+	}
+
+	if err := b.ClearPINGuard(t.Context(), "main"); err != nil {
+		t.Error(err)
+	}
+	if n := len(s.Logins()); n != 2 || b.tokens["main"].Status().Open {
+		t.Errorf("%d logins, want one more, and refused", n)
+	}
+	s.WritePIN(hsmtest.PIN)
+	if err := b.ClearPINGuard(t.Context(), "main"); err != nil || !b.tokens["main"].Status().Open {
+		t.Errorf("with the right PIN: %v", err)
+	}
+	if err := b.ClearPINGuard(t.Context(), "nosuch"); err == nil {
+		t.Error("a token that is not configured has no guard")
+	}
+}
