@@ -20,6 +20,14 @@ type AuditConfig struct {
 	Allow bool
 	// Buffer is how many bytes may wait for the disk; 0 is 8 MiB.
 	Buffer int
+	// MaxSize is from how many bytes on the file is set aside, as PATH.000001
+	// and so on, and a new one begun; 0 is never. Keep is how many of those
+	// stay; 0 is all.
+	MaxSize int64
+	Keep    int
+	// Sign signs the chain, every 10,000 lines and every five minutes that
+	// have lines; nil does not.
+	Sign SignFunc
 	// Log is told when the file fails and when it works again; nil is nobody.
 	Log *slog.Logger
 }
@@ -36,6 +44,7 @@ type Audit struct {
 	head   atomic.Pointer[Head]
 	wake   chan struct{}
 	done   chan struct{}
+	asks   chan signAsk
 	lines  sync.Pool // of *[]byte, to format entries in
 
 	mu      sync.Mutex
@@ -43,7 +52,8 @@ type Audit struct {
 	lost    int    // guarded by mu: accesses that were allowed unrecorded
 	closed  bool   // guarded by mu
 
-	w writer // owned by run
+	w    writer  // owned by run
+	seal sealing // owned by run
 }
 
 // A Head is the state of the chain.
@@ -86,9 +96,10 @@ func OpenAudit(cfg AuditConfig) (*Audit, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	a := &Audit{cfg: cfg, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	a := &Audit{cfg: cfg, wake: make(chan struct{}, 1), done: make(chan struct{}), asks: make(chan signAsk)}
+	a.seal = sealing{sign: cfg.Sign, done: make(chan signed, 1), since: time.Now()}
 	a.lines.New = func() any { b := make([]byte, 0, 512); return &b }
-	a.w.path = cfg.Path
+	a.w.path, a.w.maxSize, a.w.keep = cfg.Path, cfg.MaxSize, cfg.Keep
 	torn, err := a.w.open()
 	if err != nil {
 		return nil, &AuditError{cfg.Path, err}
@@ -194,8 +205,15 @@ func (a *Audit) run() {
 			}
 		case <-probe.C:
 			a.settle(a.w.probe())
+		case s := <-a.seal.done:
+			a.signed(s)
+		case ask := <-a.asks:
+			spare = a.flush(spare)
+			ask.done <- a.signNow(ask.ctx)
+			continue
 		}
 		spare = a.flush(spare)
+		a.seal.start(&a.w, time.Now())
 		if !open {
 			a.settle(a.w.sync())
 			return
@@ -221,17 +239,22 @@ func (a *Audit) flush(spare []byte) []byte {
 	if len(batch) == 0 {
 		return batch
 	}
-	a.w.chain(batch)
-	err := a.w.drain()
-	a.settle(err)
-	if err == nil {
-		a.head.Store(&Head{Hash: hex.EncodeToString(a.w.prev[:]), Lines: a.w.lines})
-	}
+	a.seal.lines += a.w.chain(batch)
+	a.write()
 	const keep = 256 << 10
 	if cap(batch) > keep { // a burst does not stay in memory
 		return nil
 	}
 	return batch
+}
+
+// write writes what is chained and says where the chain ends.
+func (a *Audit) write() {
+	err := a.w.drain()
+	a.settle(err)
+	if err == nil {
+		a.head.Store(&Head{Hash: hex.EncodeToString(a.w.prev[:]), Lines: a.w.lines})
+	}
 }
 
 // settle notes whether the file works and tells the operator of a change.

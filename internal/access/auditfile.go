@@ -13,8 +13,13 @@ import (
 
 // A writer is the file behind an Audit. It is owned by Audit.run.
 type writer struct {
-	path  string
+	path string
+	// maxSize and keep are of AuditConfig.
+	maxSize int64
+	keep    int
+
 	f     *os.File
+	size  int64
 	prev  [sha256.Size]byte // of the last line chained
 	lines uint64
 	out   []byte // chained and not yet written
@@ -45,10 +50,15 @@ func (w *writer) open() (torn int, err error) {
 			return 0, err
 		}
 	}
+	if last == nil { // a new file goes on from the one before it
+		if last, err = w.before(); err != nil {
+			return 0, err
+		}
+	}
 	if last != nil {
 		w.prev = hashLine(last)
 	}
-	w.f = f
+	w.f, w.size = f, size
 	return torn, nil
 }
 
@@ -81,9 +91,10 @@ func lastLine(f *os.File) (line []byte, size int64, torn int, err error) {
 	}
 }
 
-// chain completes the lines of a batch and adds them to what is to be written.
-func (w *writer) chain(batch []byte) {
-	for len(batch) > 0 {
+// chain completes the lines of a batch, adds them to what is to be written, and
+// reports how many there were.
+func (w *writer) chain(batch []byte) (n uint64) {
+	for ; len(batch) > 0; n++ {
 		end := bytes.IndexByte(batch, '\n')
 		start := len(w.out)
 		w.out = append(w.out, batch[:end]...)
@@ -94,6 +105,7 @@ func (w *writer) chain(batch []byte) {
 		w.lines++
 		batch = batch[end+1:]
 	}
+	return n
 }
 
 // drain writes what is to be written. What could not be written stays, from the
@@ -103,6 +115,7 @@ func (w *writer) drain() error {
 		return nil
 	}
 	n, err := w.f.Write(w.out)
+	w.size += int64(n)
 	w.dirty = w.dirty || n > 0
 	if err != nil {
 		w.out = append(w.out[:0], w.out[n:]...)
@@ -111,6 +124,9 @@ func (w *writer) drain() error {
 	w.out = w.out[:0]
 	if cap(w.out) > 256<<10 {
 		w.out = nil
+	}
+	if w.maxSize > 0 && w.size >= w.maxSize {
+		return w.setAside()
 	}
 	return nil
 }
@@ -166,12 +182,17 @@ func (w *writer) follow() error {
 	if err := w.drain(); err != nil {
 		return err
 	}
+	return w.reopen()
+}
+
+// reopen goes on with the file that the name now stands for, or makes it.
+func (w *writer) reopen() error {
 	next := writer{path: w.path}
 	if _, err := next.open(); err != nil {
 		return err
 	}
 	w.close()
-	w.f = next.f
+	w.f, w.size = next.f, next.size
 	return nil
 }
 
