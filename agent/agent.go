@@ -44,6 +44,7 @@ type Agent struct {
 	store   *store.Store
 	metrics *metrics
 	audit   *access.Audit
+	signer  *auditSigner // of the audit
 	socket  *socket.Server
 	files   *files.Files
 
@@ -291,8 +292,11 @@ func serialOf(chain [][]byte) string {
 }
 
 func (a *Agent) emit(e event) {
+	a.record(e)
 	if e.Type == eventRenewalFailed {
 		a.metrics.renewalFailures.WithLabelValues(e.Name).Inc()
 	}
-	a.socket.Emit(e.wire())
+	if e.Type != eventSecretChanged && e.Type != eventSecretWithdrawn { // which the socket raises itself
+		a.socket.Emit(e.wire())
+	}
 }

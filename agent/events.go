@@ -5,6 +5,7 @@ import (
 
 	"github.com/signet-agent/signet/internal/access"
 	"github.com/signet-agent/signet/sinks/socket"
+	"github.com/signet-agent/signet/upstream"
 )
 
 // The events that apps and operators can follow (`GET /v1/events`), besides
@@ -17,6 +18,9 @@ const (
 	eventFetchFailed        = "fetch.failed"
 	eventTokenIssued        = "token.issued"
 	eventFileRepaired       = "file.repaired"
+	// These two are for the audit; to those who watch the socket tells them.
+	eventSecretChanged   = "secret.changed"
+	eventSecretWithdrawn = "secret.withdrawn"
 )
 
 // An event is something that happened to an item. It holds no value.
@@ -27,6 +31,7 @@ type event struct {
 	Was        int    // the generation before it
 	NotAfter   time.Time
 	Error      string
+	Code       upstream.Code // of the error, if it is an upstream's
 	At         time.Time
 }
 
@@ -34,7 +39,7 @@ type event struct {
 func (e event) wire() socket.Event {
 	w := socket.Event{Type: e.Type, Name: e.Name, Attrs: map[string]any{}}
 	switch e.Type {
-	case eventFetchFailed:
+	case eventFetchFailed, eventSecretChanged, eventSecretWithdrawn:
 		w.Kind = access.Secret
 	case eventTokenIssued:
 		w.Kind = access.Token

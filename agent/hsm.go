@@ -78,6 +78,10 @@ func (b backend) Keys(visible func(name string) bool) ([]socket.KeyInfo, error) 
 // Key is for socket.Backend. A key that fails its audit is shown all the same,
 // with what is wrong with it.
 func (b backend) Key(ctx context.Context, name string) (socket.KeyInfo, error) {
+	if name == auditKeyName {
+		info, err := b.signer.info(ctx)
+		return info, problem(err)
+	}
 	v, err := b.keyOf(name)
 	if err != nil {
 		return socket.KeyInfo{}, problem(err)

@@ -250,6 +250,7 @@ func (r *refresher) accept(it *secretItem, a upstream.Secret, asked time.Time) e
 	r.set(it, h)
 	r.publish(it.spec.item(it.name, h))
 	if changed {
+		r.emit(event{Type: eventSecretChanged, Name: it.name, At: wallNow()})
 		r.log.Info("secret changed", "secret", it.name, "version", h.Version, "rotates_at", it.spec.bounds(h).RotatesAt)
 	}
 	if before.Failures > 0 {
@@ -277,11 +278,12 @@ func (r *refresher) refusedBy(it *secretItem, err error) {
 	h := before.failed(err, now, fetchBackoff(before.Failures+1, err))
 	r.set(it, h)
 	r.log.Warn("secret not fetched", "secret", it.name, "err", err, "tries", h.Failures, "retry_at", h.RetryAt)
-	r.emit(event{Type: eventFetchFailed, Name: it.name, Error: err.Error(), At: now})
+	r.emit(event{Type: eventFetchFailed, Name: it.name, Error: err.Error(), Code: upstream.CodeOf(err), At: now})
 	if h.Gone == "" || before.FetchedAt.IsZero() && before.Gone == h.Gone {
 		return
 	}
 	r.withdraw(it.name, h.Gone, err.Error())
+	r.emit(event{Type: eventSecretWithdrawn, Name: it.name, Error: err.Error(), Code: h.Gone, At: now})
 	blob, merr := h.marshal(r.sealer, it.name)
 	if merr == nil {
 		merr = r.save(it.name, blob)

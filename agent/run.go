@@ -91,6 +91,7 @@ func (a *Agent) run(ctx context.Context) error {
 		}
 	}()
 	err = serve(inner, a.log, rest...)
+	a.signAudit(3 * time.Second)
 	closeTokens()
 	return errors.Join(err, <-done, a.audit.Close())
 }

@@ -20,7 +20,12 @@ func (a *Agent) makeSinks() error {
 	if err != nil {
 		return err
 	}
-	a.audit, err = access.OpenAudit(access.AuditConfig{Path: a.cfg.AuditPath(), Allow: !a.cfg.Audit.Refuses(), Log: a.log})
+	first, _ := a.cfg.Token("")
+	a.signer = &auditSigner{token: a.tokens[first.TokenName()], path: a.cfg.AuditPath()}
+	a.audit, err = access.OpenAudit(access.AuditConfig{
+		Path: a.cfg.AuditPath(), Allow: !a.cfg.Audit.Refuses(), Log: a.log,
+		MaxSize: a.cfg.Audit.MaxSize(), Keep: a.cfg.Audit.Keep, Sign: a.signer.sign,
+	})
 	if err != nil {
 		return err
 	}

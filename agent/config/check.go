@@ -74,6 +74,8 @@ func (k *checker) all() {
 	}
 	k.absolute("audit.file", c.Audit.File)
 	k.oneOf("audit.on_failure", c.Audit.OnFailure, "refuse", "allow")
+	k.unless(c.Audit.MaxMiB >= 0, "audit.max_mib", "is negative")
+	k.unless(c.Audit.Keep >= 0, "audit.keep", "is negative")
 	k.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	k.oneOf("log.format", c.Log.Format, "text", "json")
 }

@@ -150,7 +150,15 @@ type Audit struct {
 	// OnFailure says what happens to an access that cannot be recorded:
 	// "refuse" (also if empty) or "allow".
 	OnFailure string `yaml:"on_failure"`
+	// MaxMiB is from which size on the file is set aside, as FILE.000001 and so
+	// on, and a new one begun; see MaxSize.
+	MaxMiB int `yaml:"max_mib"`
+	// Keep is how many of those stay; 0 is all.
+	Keep int `yaml:"keep"`
 }
+
+// MaxSize is MaxMiB, or 64, in bytes.
+func (a Audit) MaxSize() int64 { return int64(orInt(a.MaxMiB, 64)) << 20 }
 
 // Refuses reports whether an access that cannot be recorded is refused.
 func (a Audit) Refuses() bool { return a.OnFailure != "allow" }

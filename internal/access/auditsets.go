@@ -96,3 +96,7 @@ func (w *writer) before() ([]byte, error) {
 	last, _, _, err := lastLine(f)
 	return last, err
 }
+
+// AuditKeysFile is where the public keys that verify the audit at path lie, as
+// PEM with the name of the key as header "Key".
+func AuditKeysFile(path string) string { return path + ".keys" }
