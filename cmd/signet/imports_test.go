@@ -39,6 +39,12 @@ var mayImport = map[string][]string{
 	"sinks/files":     {"sinks", "internal/secret"},
 	"sinks/socket":    {"sinks", "internal/access", "internal/secret"},
 	"internal/access": {"internal/secret"},
+
+	"client/sqldb":           {"client"},
+	"client/sqldb/postgres":  {"client", "client/sqldb"},
+	"client/sqldb/mysql":     {"client", "client/sqldb"},
+	"client/sqldb/oracle":    {"client", "client/sqldb"},
+	"client/sqldb/sqldbtest": {"client"},
 }
 
 // only says which of our packages may bring in something dangerous or large.
@@ -48,7 +54,10 @@ var only = map[string][]string{
 	"github.com/ThalesGroup/crypto11": {"hsm/worker"},
 	"github.com/goccy/go-yaml":        {"agent/config"},
 	"modernc.org/sqlite":              {"agent/store"},
-	"os/exec":                         {"hsm", "hsm/hsmtest", "cmd/signet-sim"},
+	"github.com/jackc/pgx":            {"client/sqldb/postgres", "client/sqldb/sqldbtest"},
+	"github.com/go-sql-driver/mysql":  {"client/sqldb/mysql", "client/sqldb/sqldbtest"},
+	"github.com/sijms/go-ora":         {"client/sqldb/oracle"},
+	"os/exec":                         {"hsm", "hsm/hsmtest", "cmd/signet", "cmd/signet-sim", "client/sqldb/sqldbtest"},
 	"unsafe":                          {"hsm/worker", "internal/access", "sinks/socket"},
 }
 

@@ -1,0 +1,246 @@
+package sqldb
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+
+	"github.com/signet-agent/signet/client"
+)
+
+// DefaultPatience is Connector.Patience where that is 0.
+const DefaultPatience = 5 * time.Second
+
+// A Database logs in to one kind of database.
+type Database interface {
+	// Login makes a connection with the credential in s.
+	Login(ctx context.Context, s *client.Secret) (driver.Conn, error)
+	// Refused reports whether an error of Login says that the database does not
+	// take the user name or the password. Everything else, a locked account
+	// included, is no reason to ask for another credential.
+	Refused(error) bool
+	// Driver is what database/sql wants to know of.
+	Driver() driver.Driver
+}
+
+// An agent is what a Connector needs of a client.Client.
+type agent interface {
+	Secret(ctx context.Context, name string) (*client.Secret, error)
+	Refused(ctx context.Context, name, version string) (*client.Secret, error)
+}
+
+// A Connector is a driver.Connector for sql.OpenDB. Its fields must not be
+// changed once it is in use.
+type Connector struct {
+	// Patience is for how long a login whose password was refused waits for the
+	// agent to learn of another. If 0, it is DefaultPatience; if negative, the
+	// agent is asked once. It counts from the first refusal of a version: later
+	// ones find the time over and fail at once.
+	Patience time.Duration
+
+	agent  agent
+	secret string
+	db     Database
+
+	flight singleflight.Group // of reports to the agent, by version
+
+	mu      sync.Mutex
+	proven  string   // guarded by mu; the version that has logged in last
+	trial   *trial   // guarded by mu; the first login with a version not proven
+	refused *refusal // guarded by mu; the version that was refused last
+}
+
+// A trial is a login whose end others wait for.
+type trial struct {
+	version string
+	done    chan struct{}
+}
+
+// A refusal is a version that the database does not take.
+type refusal struct {
+	version string
+	err     error
+	first   time.Time
+	hold    time.Duration // how long it is not tried again
+	until   time.Time
+}
+
+const (
+	minHold = time.Second
+	maxHold = time.Minute
+)
+
+// New returns a Connector that logs in to db with a secret of the agent. It is
+// for packages that bring in a driver; programs use theirs.
+func New(agent *client.Client, secret string, db Database) *Connector {
+	return &Connector{agent: agent, secret: secret, db: db}
+}
+
+// Driver is the driver below.
+func (c *Connector) Driver() driver.Driver { return c.db.Driver() }
+
+// Connect makes a connection with the credential of now, and where that is
+// refused with the one that the agent then has.
+func (c *Connector) Connect(ctx context.Context) (driver.Conn, error) {
+	s, err := c.agent.Secret(ctx, c.secret)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := c.login(ctx, s)
+	if err == nil || !c.db.Refused(err) {
+		return conn, err
+	}
+	next, asked := c.report(ctx, s.Version)
+	switch {
+	case asked != nil:
+		return nil, fmt.Errorf("%w; the agent has no other: %w", err, asked)
+	case next.Version == s.Version:
+		return nil, err
+	}
+	return c.login(ctx, next)
+}
+
+// login tries one version, unless it was refused just now.
+func (c *Connector) login(ctx context.Context, s *client.Secret) (driver.Conn, error) {
+	first, err := c.admit(ctx, s.Version)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := c.db.Login(ctx, s)
+	if err != nil {
+		err = fmt.Errorf("log in with secret %q version %q: %w", s.Name, s.Version, err)
+	}
+	c.judge(s.Version, first, err)
+	return conn, err
+}
+
+// admit lets a login with a version go ahead: at once if the version is proven,
+// else as its trial, which it returns, or when that has ended without a
+// refusal.
+func (c *Connector) admit(ctx context.Context, version string) (*trial, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.held(version); err != nil || version == c.proven {
+		return nil, err
+	}
+	t := c.trial
+	if t == nil || t.version != version {
+		c.trial = &trial{version: version, done: make(chan struct{})}
+		return c.trial, nil
+	}
+	c.mu.Unlock()
+	var err error
+	select {
+	case <-t.done:
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	}
+	c.mu.Lock()
+	if err != nil {
+		return nil, err
+	}
+	return nil, c.held(version)
+}
+
+// held is the error of a version that is not to be tried for now. The caller
+// holds mu.
+func (c *Connector) held(version string) error {
+	if r := c.refused; r != nil && r.version == version && time.Now().Before(r.until) {
+		return r.err
+	}
+	return nil
+}
+
+// judge takes up how a login with a version has ended.
+func (c *Connector) judge(version string, t *trial, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t != nil {
+		close(t.done)
+		if c.trial == t {
+			c.trial = nil
+		}
+	}
+	switch now := time.Now(); {
+	case err == nil:
+		c.proven = version
+		if c.refused != nil && c.refused.version == version {
+			c.refused = nil
+		}
+	case !c.db.Refused(err):
+	case c.refused == nil || c.refused.version != version:
+		c.refused = &refusal{version, err, now, minHold, now.Add(minHold)}
+		c.disprove(version)
+	case !now.Before(c.refused.until): // others that failed at the same time count once
+		r := c.refused
+		hold := min(2*r.hold, maxHold)
+		c.refused = &refusal{version, err, r.first, hold, now.Add(hold)}
+		c.disprove(version)
+	}
+}
+
+// disprove makes a version one that needs a trial. The caller holds mu.
+func (c *Connector) disprove(version string) {
+	if c.proven == version {
+		c.proven = ""
+	}
+}
+
+// report tells the agent that a version does not work, and returns what it has
+// then. Reports of one version share one call, which none of them can cancel
+// for the others.
+func (c *Connector) report(ctx context.Context, version string) (*client.Secret, error) {
+	until := c.patient(version)
+	answer := c.flight.DoChan(version, func() (any, error) {
+		// What is waited for is bounded by until, each call by the Client.
+		return c.ask(context.WithoutCancel(ctx), version, until)
+	})
+	select {
+	case r := <-answer:
+		if r.Err != nil {
+			return nil, r.Err
+		}
+		return r.Val.(*client.Secret), nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// patient is until when to wait for a successor of a version.
+func (c *Connector) patient(version string) time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if r := c.refused; r != nil && r.version == version {
+		switch {
+		case c.Patience > 0:
+			return r.first.Add(c.Patience)
+		case c.Patience == 0:
+			return r.first.Add(DefaultPatience)
+		}
+	}
+	return time.Time{}
+}
+
+// ask reports a version until there is another or the time is over. The agent
+// limits how often it asks the upstream for that.
+func (c *Connector) ask(ctx context.Context, version string, until time.Time) (*client.Secret, error) {
+	for pause := 100 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		s, err := c.agent.Refused(ctx, c.secret, version)
+		temporary := client.CodeOf(err) == client.Unavailable || client.CodeOf(err) == client.Busy
+		switch {
+		case err == nil && s.Version != version, err != nil && !temporary:
+			return s, err
+		case !time.Now().Add(pause).Before(until):
+			return s, err
+		}
+		<-time.After(pause) // short, and no one caller's to cancel
+	}
+}
+
+// errNoField is a secret that lacks what a login needs.
+var errNoField = errors.New("no such field")
