@@ -1,9 +1,17 @@
 package main
 
 import (
+	"cmp"
+	"context"
+	"crypto"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strconv"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -18,34 +26,114 @@ func newAudit(p *program) *cobra.Command {
 		Args:  cobra.ArbitraryArgs,
 		RunE:  unknownCommand,
 	}
-	cmd.AddCommand(newAuditVerify(p), newAuditTail(p))
+	cmd.AddCommand(newAuditVerify(p, "verify"), newAuditTail(p))
 	return cmd
 }
 
-// newAuditVerify is `signet audit verify`.
-func newAuditVerify(p *program) *cobra.Command {
-	var file, config, prev string
+// newAuditVerify is `signet audit verify`, and by another name `signet key
+// verify-audit`.
+func newAuditVerify(p *program, name string) *cobra.Command {
+	var file, config, keys, prev string
 	cmd := &cobra.Command{
-		Use:   "verify",
-		Short: "Find any line of the audit file that was changed, removed or moved",
-		Args:  exactly(),
-		RunE: func(*cobra.Command, []string) error {
-			f, err := openAudit(file, config)
+		Use:   name,
+		Short: "Find any line of the audit that was changed, removed or moved",
+		Long: `Find any line of the audit that was changed, removed or moved: follow the chain of
+hashes through the audit file and those that were set aside before it, and
+check the HSM's signatures in them. The public keys are those of --keys, else
+the running agent's, else the ones beside the audit file, which who can change
+the one can change as well. With --after only the one file is read.`,
+		Args: exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			path, err := auditPath(file, config)
 			if err != nil {
 				return err
 			}
-			defer f.Close()
-			head, lines, err := access.Verify(f, prev)
-			if err != nil {
-				return fmt.Errorf("audit file %s: %w", f.Name(), err)
+			files := []string{path}
+			if prev == "" {
+				if files, err = access.AuditFiles(path); err != nil {
+					return fmt.Errorf("audit file: %w", err)
+				}
 			}
-			_, err = fmt.Fprintf(p.stdout, "%s: ok: %d lines, ends with %s\n", f.Name(), lines, head)
-			return err
+			known, from, err := p.auditKeys(cmd.Context(), keys, path)
+			if err != nil {
+				return err
+			}
+			return p.verifyAudit(access.Verifier{Head: prev, Keys: known}, path, files, from)
 		},
 	}
 	auditFlags(cmd, &file, &config)
+	cmd.Flags().StringVar(&keys, "keys", "", "`file` with the public keys of the signatures, in PEM")
 	cmd.Flags().StringVar(&prev, "after", "", "the `hash` that the file before this one ended with")
 	return cmd
+}
+
+// verifyAudit reads the files, oldest first, and says how far they can be
+// trusted.
+func (p *program) verifyAudit(v access.Verifier, path string, files []string, from string) error {
+	if len(files) == 0 {
+		return fmt.Errorf("audit file %s: there is none", path)
+	}
+	for _, name := range files {
+		f, err := os.Open(name)
+		if err != nil {
+			return fmt.Errorf("audit file: %w", err)
+		}
+		err = v.Read(f)
+		if err = errors.Join(err, f.Close()); err != nil {
+			return fmt.Errorf("audit file %s: %w", name, err)
+		}
+	}
+	signed := "no public key is known, so no signature was checked"
+	if v.Keys != nil {
+		signed = fmt.Sprintf("%d of them signed (by the keys of %s), the last %d not yet", v.Signed, from, v.Unsigned)
+	}
+	_, err := fmt.Fprintf(p.stdout, "%s: ok: %d lines in %d files, ends with %s; %s\n", path, v.Lines, len(files), v.Head, signed)
+	return err
+}
+
+// auditKeys are the public keys of the audit's signatures, and where they are
+// from.
+func (p *program) auditKeys(ctx context.Context, file, audit string) (map[string]crypto.PublicKey, string, error) {
+	if file != "" {
+		known, err := readKeys(file)
+		return known, file, err
+	}
+	from := access.AuditKeysFile(audit)
+	known, err := readKeys(from)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, "", err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if k, err := p.agent().Key(ctx, "audit"); err == nil {
+		if pub, err := k.Public(); err == nil {
+			if known == nil {
+				known = map[string]crypto.PublicKey{}
+			}
+			known["audit#"+strconv.Itoa(k.Generation)], from = pub, "the agent"
+		}
+	}
+	return known, from, nil
+}
+
+// readKeys reads public keys in PEM, each named by its header "Key".
+func readKeys(file string) (map[string]crypto.PublicKey, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("public keys: %w", err)
+	}
+	known := map[string]crypto.PublicKey{}
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		pub, err := x509.ParsePKIXPublicKey(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("public keys: %s: %w", file, err)
+		}
+		known[cmp.Or(block.Headers["Key"], "audit#1")] = pub // `signet key show audit` prints no header
+	}
+	if len(known) == 0 {
+		return nil, fmt.Errorf("public keys: %s holds none in PEM", file)
+	}
+	return known, nil
 }
 
 // newAuditTail is `signet audit tail`.
@@ -83,14 +171,23 @@ func auditFlags(cmd *cobra.Command, file, config *string) {
 	configFlag(cmd, config)
 }
 
+// auditPath is the audit file that the flags name.
+func auditPath(file, config string) (string, error) {
+	if file != "" {
+		return file, nil
+	}
+	c, err := loadConfig(config)
+	if err != nil {
+		return "", err
+	}
+	return c.AuditPath(), nil
+}
+
 // openAudit opens the audit file.
 func openAudit(file, config string) (*os.File, error) {
-	if file == "" {
-		c, err := loadConfig(config)
-		if err != nil {
-			return nil, err
-		}
-		file = c.AuditPath()
+	file, err := auditPath(file, config)
+	if err != nil {
+		return nil, err
 	}
 	f, err := os.Open(file)
 	if err != nil {

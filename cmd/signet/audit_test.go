@@ -2,6 +2,13 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -58,6 +65,64 @@ func TestAuditVerifyFindsAChange(t *testing.T) {
 			t.Errorf("%s: status %d, %q, %q", name, status, out, errs)
 		}
 	}
+}
+
+// The signatures are checked by the keys beside the file, through all files.
+func TestAuditVerifyChecksSignatures(t *testing.T) {
+	t.Setenv("SIGNET_SOCKET", filepath.Join(t.TempDir(), "none"))
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "audit.jsonl")
+	a, err := access.OpenAudit(access.AuditConfig{Path: file, MaxSize: 2000,
+		Sign: func(_ context.Context, digest [32]byte) ([]byte, string, error) {
+			sig, err := ecdsa.SignASN1(rand.Reader, key, digest[:])
+			return sig, "audit#1", err
+		}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 20 {
+		if err := errors.Join(a.Append(&access.Entry{Event: "secret.read", Outcome: "ok"}), a.SignHead(t.Context())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if status, out, _ := run(t, "audit", "verify", "--file", file); status != exitDone || !strings.Contains(out, "no signature was checked") {
+		t.Errorf("without a key: status %d, %q", status, out)
+	}
+	for _, tt := range []struct {
+		name string
+		key  *ecdsa.PrivateKey
+		want int
+		says string
+	}{{"right", key, exitDone, "files, ends with"}, {"wrong", otherKey(t), exitFailed, "the signature is not one of key"}} {
+		der, err := x509.MarshalPKIXPublicKey(tt.key.Public())
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Headers: map[string]string{"Key": "audit#1"}, Bytes: der})
+		if err := os.WriteFile(access.AuditKeysFile(file), text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for _, args := range [][]string{{"audit", "verify", "--file", file}, {"key", "verify-audit", "--file", file, "--keys", access.AuditKeysFile(file)}} {
+			if status, out, errs := run(t, args...); status != tt.want || !strings.Contains(out+errs, tt.says) {
+				t.Errorf("%s key, %v: status %d, %q, %q", tt.name, args[0], status, out, errs)
+			}
+		}
+	}
+}
+
+func otherKey(t *testing.T) *ecdsa.PrivateKey {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
 }
 
 func removeLine(data []byte, with string) []byte {

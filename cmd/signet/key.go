@@ -37,7 +37,7 @@ func newKey(p *program) *cobra.Command {
 
 		SuggestionsMinimumDistance: 2,
 	}
-	cmd.AddCommand(newKeyList(p), newKeyShow(p), newKeySign(p))
+	cmd.AddCommand(newKeyList(p), newKeyShow(p), newKeySign(p), newAuditVerify(p, "verify-audit"))
 	return cmd
 }
 
