@@ -18,7 +18,7 @@ var mayImport = map[string][]string{
 	"cmd/signet-hsm": {"hsm/worker"},
 	"cmd/signet-sim": {"client", "upstream/manager/managertest", "upstream/senhasegura/senhaseguratest", "upstream/upstreamtest"},
 
-	"agent": {"agent/config", "agent/store", "hsm", "internal/access", "internal/secret", "sinks", "sinks/files", "sinks/socket", "systemd",
+	"agent": {"agent/config", "agent/store", "hsm", "internal/access", "internal/secret", "sinks", "sinks/consumers", "sinks/files", "sinks/socket", "systemd",
 		"upstream", "upstream/manager", "upstream/senhasegura"},
 	"agent/config": {"internal/access", "internal/secret"},
 	"agent/store":  {"internal/secret"},
@@ -37,6 +37,7 @@ var mayImport = map[string][]string{
 
 	"sinks":           {"internal/secret"},
 	"sinks/files":     {"sinks", "internal/secret"},
+	"sinks/consumers": {"internal/secret", "systemd"},
 	"sinks/socket":    {"sinks", "internal/access", "internal/secret"},
 	"internal/access": {"internal/secret"},
 

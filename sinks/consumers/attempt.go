@@ -1,0 +1,274 @@
+package consumers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
+
+// attempt makes one try: test, reload, proof, and what follows of it.
+func (c *consumer) attempt(ctx context.Context) {
+	targets := c.begin()
+	err := c.restore(targets)
+	proven := false
+	if err == nil {
+		proven, err = c.try(ctx, targets)
+	}
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return // it stays pending, and is made up for at the next start
+	case errors.Is(err, ErrNotRunning):
+		c.succeeded(OutcomeSkipped, false)
+	case err == nil:
+		c.succeeded(OutcomeOK, proven)
+	case c.superseded():
+		c.cs.cfg.Log.Info("reload given up for a newer delivery", "consumer", c.Name, "err", err)
+		c.again(targets)
+	default:
+		c.failed(ctx, targets, err)
+	}
+}
+
+// restore puts the newest content back where the last failure has put the
+// previous one.
+func (c *consumer) restore(targets []string) error {
+	for _, t := range targets {
+		c.mu.Lock()
+		back := c.rolledBack[t]
+		c.mu.Unlock()
+		if !back {
+			continue
+		}
+		if err := c.cs.cfg.Files.Restore(t); err != nil {
+			return &Error{Consumer: c.Name, Op: OpReload, Err: err}
+		}
+		c.mu.Lock()
+		delete(c.rolledBack, t)
+		c.mu.Unlock()
+	}
+	return nil
+}
+
+// try takes the steps, and reports whether there was a proof.
+func (c *consumer) try(ctx context.Context, targets []string) (proven bool, err error) {
+	for _, t := range c.tests(targets) {
+		if err := limited(ctx, t.Limit, func(ctx context.Context) error { return run(ctx, c.Name, t.Test) }); err != nil {
+			return false, &Error{Consumer: c.Name, Op: OpTest, Err: err}
+		}
+	}
+	if err := c.reload(ctx, targets); err != nil {
+		return false, err
+	}
+	for _, group := range c.proofs(targets) {
+		leaves := c.leaves(group)
+		if len(leaves) == 0 { // noted by a run that ended before anything was written
+			continue
+		}
+		if err := c.proof(group).make(ctx, leaves, c.superseded); err != nil {
+			return false, &Error{Consumer: c.Name, Op: OpProve, Err: err}
+		}
+		proven = true
+	}
+	return proven, nil
+}
+
+// reload tells the consumer, in each of the ways that the targets have.
+func (c *consumer) reload(ctx context.Context, targets []string) error {
+	for _, t := range c.ways(targets) {
+		err := limited(ctx, t.Limit, t.Way.Reload)
+		if errors.Is(err, ErrNotRunning) && len(c.proofs(targets)) > 0 {
+			err = withHint("start it; a proof is configured, and nothing that is stopped can give one", "%s: it does not run", t.Way)
+		}
+		if err != nil {
+			return &Error{Consumer: c.Name, Op: OpReload, Err: err}
+		}
+	}
+	return nil
+}
+
+// limited runs f with a time limit.
+func limited(ctx context.Context, limit time.Duration, f func(context.Context) error) error {
+	if limit == 0 {
+		limit = 30 * time.Second
+	}
+	lctx, done := context.WithTimeout(ctx, limit)
+	defer done()
+	err := f(lctx)
+	if err != nil && errors.Is(lctx.Err(), context.DeadlineExceeded) {
+		return withHint("see what it waits for; the limit is reload.timeout", "not within %v: %w", limit, err)
+	}
+	return err
+}
+
+// succeeded notes that nothing is left to do, unless something changed
+// meanwhile.
+func (c *consumer) succeeded(outcome string, proven bool) {
+	now := time.Now()
+	c.mu.Lock()
+	rec := c.rec
+	failures := rec.Failures
+	rec.Skipped = outcome == OutcomeSkipped
+	if outcome == OutcomeOK {
+		rec.ReloadedAt = now
+	}
+	if proven {
+		rec.ProvenAt = now
+	}
+	unfinished := maps.Clone(c.noted)
+	maps.Copy(unfinished, c.changed)
+	rec = rec.settled(unfinished)
+	c.tried = now
+	if err := c.save(rec); err != nil {
+		c.rec = rec // else it would be tried again at once
+		c.cs.cfg.Log.Warn("reload not taken off the queue; it will be made again at the next start", "consumer", c.Name, "err", err)
+	}
+	c.mu.Unlock()
+	c.cs.cfg.Observe(c.Name, outcome)
+	if outcome == OutcomeSkipped {
+		c.cs.cfg.Log.Info("consumer not reloaded: it does not run, and reads its files when it starts", "consumer", c.Name)
+		return
+	}
+	c.cs.cfg.Log.Info("consumer reloaded", "consumer", c.Name, "proven", proven, "failures_before", failures)
+}
+
+// failed puts the previous files back and reloads the consumer with them. That
+// a try failed is on disk first: a crash amid this leads to another try.
+func (c *consumer) failed(ctx context.Context, targets []string, cause error) {
+	e, ok := errors.AsType[*Error](cause)
+	if !ok {
+		e = &Error{Consumer: c.Name, Op: OpReload, Err: cause}
+	}
+	c.mu.Lock()
+	rec := c.rec
+	rec.Failures++
+	rec.RetryAt, rec.Error, rec.Hint = time.Time{}, e.Error(), e.Hint()
+	c.keep(rec)
+	c.mu.Unlock()
+
+	back, notes := c.rollBack(targets)
+	if len(back) > 0 && e.Op != OpTest { // before a test nobody was told of the new files
+		if err := c.reload(ctx, back); err != nil && !errors.Is(err, ErrNotRunning) {
+			notes = append(notes, fmt.Sprintf("with the previous files: %v", errors.Unwrap(err)))
+		}
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	c.mu.Lock()
+	rec = c.rec
+	rec.RetryAt = time.Now().Add(backoff(rec.Failures))
+	if len(notes) > 0 {
+		rec.Error += "; " + strings.Join(notes, "; ")
+	}
+	c.tried, c.left = time.Now(), targets
+	c.keep(rec)
+	c.mu.Unlock()
+	c.cs.cfg.Observe(c.Name, outcomes[e.Op])
+	c.cs.cfg.Log.Error("consumer did not take up its files", "consumer", c.Name, "err", rec.Error, "hint", rec.Hint,
+		"rolled_back", back, "failures", rec.Failures, "retry_at", rec.RetryAt)
+	c.cs.cfg.Failed(Failure{Consumer: c.Name, Op: e.Op, Err: e, RolledBack: back, RetryAt: rec.RetryAt})
+}
+
+var outcomes = map[string]string{OpTest: OutcomeTestFailed, OpReload: OutcomeFailed, OpProve: OutcomeUnproven}
+
+// keep saves a record after a failure, or at least remembers it. Called with mu
+// held.
+func (c *consumer) keep(rec record) {
+	if err := c.save(rec); err != nil {
+		c.rec = rec
+		c.cs.cfg.Log.Warn("state of a reload not written", "consumer", c.Name, "err", err)
+	}
+}
+
+// rollBack puts back what can be put back, and says what cannot.
+func (c *consumer) rollBack(targets []string) (back, notes []string) {
+	for _, t := range targets {
+		if err := c.cs.cfg.Files.Rollback(t); err != nil {
+			notes = append(notes, fmt.Sprintf("not rolled back: %v", err))
+			continue
+		}
+		back = append(back, t)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, t := range back {
+		c.rolledBack[t] = true
+	}
+	rec := c.rec
+	rec.RolledBack = slices.Sorted(maps.Keys(c.rolledBack))
+	c.keep(rec)
+	return back, notes
+}
+
+// tests are targets with different tests.
+func (c *consumer) tests(targets []string) []Target {
+	return c.distinct(targets, func(t Target) string { return strings.Join(t.Test, "\x00") })
+}
+
+// ways are targets with different ways.
+func (c *consumer) ways(targets []string) []Target {
+	return c.distinct(targets, func(t Target) string {
+		if t.Way == nil {
+			return ""
+		}
+		return t.Way.String()
+	})
+}
+
+// distinct are those of the targets with different keys, but not "".
+func (c *consumer) distinct(targets []string, key func(Target) string) []Target {
+	var out []Target
+	seen := map[string]bool{"": true}
+	for _, t := range c.Targets {
+		if k := key(t); !seen[k] && slices.Contains(targets, t.Path) {
+			seen[k] = true
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
+// proofs are the paths of the targets, by proof.
+func (c *consumer) proofs(targets []string) [][]string {
+	var out [][]string
+	at := map[Proof]int{}
+	for _, t := range c.Targets {
+		if t.Proof.none() || !slices.Contains(targets, t.Path) {
+			continue
+		}
+		i, ok := at[t.Proof]
+		if !ok {
+			i = len(out)
+			at[t.Proof] = i
+			out = append(out, nil)
+		}
+		out[i] = append(out[i], t.Path)
+	}
+	return out
+}
+
+// proof is that of a group.
+func (c *consumer) proof(group []string) Proof {
+	i := slices.IndexFunc(c.Targets, func(t Target) bool { return t.Path == group[0] })
+	return c.Targets[i].Proof
+}
+
+// leaves are what was delivered to a group.
+func (c *consumer) leaves(group []string) [][]byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var out [][]byte
+	for _, t := range group {
+		if leaf := c.delivered[t]; leaf != nil {
+			out = append(out, leaf)
+		}
+	}
+	if out == nil {
+		return c.rec.leaves(group)
+	}
+	return out
+}

@@ -1,0 +1,150 @@
+package consumers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+)
+
+// A Way makes a consumer notice. The ways are Unit, Exec, Signal, HAProxy and
+// Redis.
+type Way interface {
+	// Reload returns nil when the consumer says that it has taken up the files,
+	// and an error that is ErrNotRunning when there is no consumer to tell.
+	Reload(ctx context.Context) error
+	// Check looks whether a reload could be made, without making one.
+	Check(ctx context.Context) error
+	// String tells ways apart. Targets whose ways have the same are reloaded by
+	// one call.
+	String() string
+}
+
+// ErrNotRunning says that a consumer is stopped, as somebody wanted it to be.
+var ErrNotRunning = errors.New("it does not run")
+
+// A Target is a file, or the directory of a set of files, that a consumer reads.
+type Target struct {
+	// Path is what Changes name it by.
+	Path string
+	// Test is a command that must succeed before the reload; it may be empty.
+	Test []string
+	// Way is how the consumer is told.
+	Way Way
+	// Limit ends the test and the reload, each; 0 is 30 seconds.
+	Limit time.Duration
+	// Proof is made after the reload, if it has an address.
+	Proof Proof
+}
+
+// A Consumer is who reads targets.
+type Consumer struct {
+	Name    string
+	Targets []Target
+}
+
+// A Change is a write to a target.
+type Change struct {
+	Target string
+	// Leaf is the certificate in it that a Proof looks for, in DER; nil if
+	// there is none.
+	Leaf []byte
+	// Repaired says that the file is again what it was: somebody else had
+	// changed it.
+	Repaired bool
+}
+
+// A Failure is told to whoever watches over the host.
+type Failure struct {
+	Consumer   string
+	Op         string   // opTest, opReload or opProve
+	Err        error    // an *Error
+	RolledBack []string // targets that have their previous content again
+	RetryAt    time.Time
+}
+
+// The steps, as Failures and Errors name them.
+const (
+	OpTest   = "test"
+	OpReload = "reload"
+	OpProve  = "prove"
+)
+
+// The outcomes of a try, as Observe is told them.
+const (
+	OutcomeOK         = "ok"
+	OutcomeSkipped    = "skipped" // the consumer does not run
+	OutcomeTestFailed = "test-failed"
+	OutcomeFailed     = "failed"
+	OutcomeUnproven   = "unproven"
+)
+
+// A Store keeps small records; what a method has written is on stable storage
+// when it returns.
+type Store interface {
+	Records(kind string) (map[string][]byte, error)
+	SaveRecord(kind, name string, value []byte) error
+	DeleteRecord(kind, name string) error
+}
+
+// Files are what the consumers read. For changes that these two methods make
+// neither Writing nor Written may be called.
+type Files interface {
+	// Rollback puts the previous content of a target back and keeps it there
+	// until Restore is called or something new is published.
+	Rollback(target string) error
+	// Restore undoes Rollback; it does nothing where there is nothing to undo.
+	Restore(target string) error
+}
+
+// Config configures Consumers.
+type Config struct {
+	Consumers []Consumer
+	Store     Store
+	Files     Files
+	// Observe is told of each try of a consumer; it may be nil.
+	Observe func(consumer, outcome string)
+	// Failed is told of each try that failed; it may be nil.
+	Failed func(Failure)
+	// Log is told what happens; nil is nobody.
+	Log *slog.Logger
+}
+
+// An Error is a consumer that did not take up its files.
+type Error struct {
+	Consumer string
+	Op       string // OpTest, OpReload or OpProve
+	Err      error
+}
+
+func (e *Error) Error() string {
+	return fmt.Sprintf("consumer %q: %s: %v", e.Consumer, e.Op, e.Err)
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// Hint says what an operator can do about it, or "".
+func (e *Error) Hint() string {
+	type hinter interface {
+		error
+		Hint() string
+	}
+	if h, ok := errors.AsType[hinter](e.Err); ok {
+		return h.Hint()
+	}
+	return ""
+}
+
+// hinted is an error with what an operator can do about it.
+type hinted struct {
+	error
+	hint string
+}
+
+func (h *hinted) Unwrap() error { return h.error }
+func (h *hinted) Hint() string  { return h.hint }
+
+func withHint(hint, format string, args ...any) error {
+	return &hinted{fmt.Errorf(format, args...), hint}
+}

@@ -1,0 +1,203 @@
+package consumers
+
+import (
+	"context"
+	"encoding/json"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+)
+
+// A consumer is a Consumer with what is due for it.
+type consumer struct {
+	Consumer
+	cs   *Consumers
+	wake chan struct{} // something became due
+
+	mu         sync.Mutex
+	rec        record            // guarded by mu: as it is on disk
+	left       []string          // guarded by mu: targets that a failed try, or an earlier run, has left to do
+	noted      map[string]bool   // guarded by mu: targets about to change
+	changed    map[string]bool   // guarded by mu: changed targets; true if not only repaired
+	delivered  map[string][]byte // guarded by mu: the leaf last delivered to a target
+	rolledBack map[string]bool   // guarded by mu
+	first      time.Time         // guarded by mu: when changed began to fill
+	last       time.Time         // guarded by mu: when it last did
+	tried      time.Time         // guarded by mu: when the last try ended
+}
+
+const (
+	// quiet is how long nothing must change for a burst to be over.
+	quiet = 100 * time.Millisecond
+	// longestBurst is how long a burst can keep a reload waiting.
+	longestBurst = 10 * time.Second
+	// repairSpacing keeps a consumer whose files somebody else changes again and
+	// again from being reloaded each time.
+	repairSpacing = time.Minute
+)
+
+// note writes down that targets are about to change.
+func (c *consumer) note(changes []Change) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if rec, dirty := c.rec.with(changes, time.Now()); dirty {
+		if err := c.save(rec); err != nil {
+			return err
+		}
+	}
+	for _, ch := range changes {
+		c.noted[ch.Target] = true
+	}
+	return nil
+}
+
+// take takes up that targets have changed.
+func (c *consumer) take(changes []Change) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	if len(c.changed) == 0 {
+		c.first = now
+	}
+	c.last = now
+	for _, ch := range changes {
+		delete(c.noted, ch.Target)
+		delete(c.rolledBack, ch.Target)
+		c.changed[ch.Target] = c.changed[ch.Target] || !ch.Repaired
+		c.delivered[ch.Target] = ch.Leaf
+	}
+	c.wakeUp()
+}
+
+func (c *consumer) wakeUp() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// save is called with mu held: whoever notes a change waits for the write that
+// covers it.
+func (c *consumer) save(rec record) error {
+	blob, err := json.Marshal(rec)
+	if err != nil {
+		return err
+	}
+	if err := c.cs.cfg.Store.SaveRecord(kind, c.Name, blob); err != nil {
+		return err
+	}
+	c.rec = rec
+	return nil
+}
+
+// due is when the next try is to be made, or the zero time for not before
+// something happens. Called with mu held.
+func (c *consumer) due() time.Time {
+	if len(c.changed) == 0 {
+		if len(c.left) > 0 {
+			return later(c.rec.RetryAt, time.Unix(1, 0))
+		}
+		return time.Time{}
+	}
+	at := c.first.Add(longestBurst)
+	if over := c.last.Add(quiet); len(c.noted) == 0 && over.Before(at) {
+		at = over
+	}
+	if !c.superseding() {
+		at = later(later(at, c.tried.Add(repairSpacing)), c.rec.RetryAt)
+	}
+	return at
+}
+
+// superseding reports whether something new was delivered since the last try
+// began. Called with mu held.
+func (c *consumer) superseding() bool {
+	for _, anew := range c.changed {
+		if anew {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *consumer) superseded() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.superseding()
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// run makes the tries that are due until ctx is done.
+func (c *consumer) run(ctx context.Context) {
+	for {
+		c.mu.Lock()
+		at := c.due()
+		c.mu.Unlock()
+		if wait := time.Until(at); at.IsZero() || wait > 0 {
+			var timer <-chan time.Time // of nothing, if nothing is due
+			if !at.IsZero() {
+				timer = time.After(wait)
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-c.wake:
+			case <-timer:
+			}
+			continue
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		c.attempt(ctx)
+	}
+}
+
+// begin takes what is to be reloaded now: what changed, and what an earlier try
+// left to do.
+func (c *consumer) begin() (targets []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	targets = slices.Concat(slices.Collect(maps.Keys(c.changed)), c.left)
+	slices.Sort(targets)
+	clear(c.changed)
+	c.left = nil
+	return slices.Compact(targets)
+}
+
+// again puts targets back to what is to be reloaded.
+func (c *consumer) again(targets []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.changed) == 0 {
+		c.first = time.Now()
+	}
+	for _, t := range targets {
+		c.changed[t] = true
+	}
+}
+
+func (c *consumer) paths() []string {
+	out := make([]string, len(c.Targets))
+	for i, t := range c.Targets {
+		out[i] = t.Path
+	}
+	return out
+}
+
+func (c *consumer) status() Status {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return Status{
+		Consumer: c.Name, Targets: c.paths(), Pending: c.rec.Pending, Skipped: c.rec.Skipped,
+		RolledBack: slices.Sorted(maps.Keys(c.rolledBack)), Failures: c.rec.Failures, Error: c.rec.Error, Hint: c.rec.Hint,
+		RetryAt: c.rec.RetryAt, ReloadedAt: c.rec.ReloadedAt, ProvenAt: c.rec.ProvenAt,
+	}
+}

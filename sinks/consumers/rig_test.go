@@ -1,0 +1,191 @@
+package consumers
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"os"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+)
+
+// memStore is a Store that keeps what it was given, and fails on demand.
+type memStore struct {
+	mu    sync.Mutex
+	recs  map[string][]byte
+	saves int
+	err   error
+}
+
+func newStore() *memStore { return &memStore{recs: map[string][]byte{}} }
+
+func (m *memStore) Records(string) (map[string][]byte, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return maps.Clone(m.recs), nil
+}
+
+func (m *memStore) SaveRecord(_, name string, value []byte) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.err == nil {
+		m.recs[name] = bytes.Clone(value)
+		m.saves++
+	}
+	return m.err
+}
+
+func (m *memStore) DeleteRecord(_, name string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.recs, name)
+	return nil
+}
+
+// memFiles has an old and a new content of each target.
+type memFiles struct {
+	mu       sync.Mutex
+	back     map[string]bool // it has the old content
+	calls    []string
+	noneLeft bool // there is no previous generation
+}
+
+func newFiles() *memFiles { return &memFiles{back: map[string]bool{}} }
+
+func (f *memFiles) Rollback(target string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.noneLeft {
+		return errors.New("there is no previous generation")
+	}
+	f.calls = append(f.calls, "rollback "+target)
+	f.back[target] = true
+	return nil
+}
+
+func (f *memFiles) Restore(target string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.calls = append(f.calls, "restore "+target)
+	delete(f.back, target)
+	return nil
+}
+
+func (f *memFiles) isOld(target string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.back[target]
+}
+
+// wayFunc is a Way that is a function.
+type wayFunc struct {
+	name string
+	f    func(context.Context) error
+}
+
+func (w wayFunc) Reload(ctx context.Context) error { return w.f(ctx) }
+func (w wayFunc) Check(context.Context) error      { return nil }
+func (w wayFunc) String() string                   { return w.name }
+
+// A rig is a running Consumers with a record of what it told.
+type rig struct {
+	*Consumers
+	store    *memStore
+	files    *memFiles
+	mu       sync.Mutex
+	outcomes []string
+	failures []Failure
+	log      bytes.Buffer
+	halt     func()
+}
+
+func (r *rig) told() ([]string, []Failure) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.outcomes), slices.Clone(r.failures)
+}
+
+// lockedWriter keeps the log readable.
+type lockedWriter struct{ r *rig }
+
+func (w lockedWriter) Write(p []byte) (int, error) {
+	w.r.mu.Lock()
+	defer w.r.mu.Unlock()
+	return w.r.log.Write(p)
+}
+
+// start runs a queue on a store, until the test ends or halt is called.
+func start(t *testing.T, store *memStore, files *memFiles, consumers ...Consumer) *rig {
+	t.Helper()
+	r := &rig{store: store, files: files}
+	cs, err := New(Config{Consumers: consumers, Store: store, Files: files,
+		Observe: func(_, outcome string) { r.mu.Lock(); r.outcomes = append(r.outcomes, outcome); r.mu.Unlock() },
+		Failed:  func(f Failure) { r.mu.Lock(); r.failures = append(r.failures, f); r.mu.Unlock() },
+		Log:     slog.New(slog.NewTextHandler(lockedWriter{r}, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Consumers = cs
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- cs.Run(ctx) }()
+	r.halt = sync.OnceFunc(func() {
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(r.halt)
+	return r
+}
+
+// deliver does what files does: note, write, tell.
+func (r *rig) deliver(t *testing.T, targets ...string) {
+	t.Helper()
+	for _, target := range targets {
+		changes := []Change{{Target: target}}
+		if err := r.Writing(changes); err != nil {
+			t.Fatal(err)
+		}
+		r.files.mu.Lock()
+		delete(r.files.back, target)
+		r.files.mu.Unlock()
+		r.Written(changes)
+	}
+}
+
+// tempDir is a directory in memory that nobody else can write to.
+func tempDir(t testing.TB) string {
+	t.Helper()
+	base := "/dev/shm"
+	if _, err := os.Stat(base); err != nil {
+		base = ""
+	}
+	dir, err := os.MkdirTemp(base, "signet-consumers-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// eventually waits until f holds, for limit at most.
+func eventually(t testing.TB, limit time.Duration, what string, f func() bool) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.After(limit); !f(); {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("not within %v: %s", limit, what)
+		}
+	}
+}
