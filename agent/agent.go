@@ -2,8 +2,6 @@ package agent
 
 import (
 	"context"
-	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -52,6 +50,7 @@ type Agent struct {
 	identities map[string]*identity
 	services   map[string]*service
 	rotators   map[string]*rotator // of identities and certificates
+	expiries   map[string]*expiryWatch
 	refresher  *refresher
 
 	opened chan struct{}   // closed when the data key is unwrapped and the cache is read
@@ -82,7 +81,7 @@ func newAgent(cfg *config.Config, opt Options, st *store.Store) (*Agent, error) 
 	a := &Agent{
 		cfg: cfg, opt: opt, log: opt.Log, host: host, started: time.Now(), store: st, metrics: newMetrics(),
 		tokens: map[string]*hsm.Token{}, identities: map[string]*identity{}, services: map[string]*service{},
-		rotators: map[string]*rotator{}, opened: make(chan struct{}),
+		rotators: map[string]*rotator{}, expiries: map[string]*expiryWatch{}, opened: make(chan struct{}),
 	}
 	if d := st.Damaged(); d != nil {
 		a.notices = append(a.notices, withHint(d))
@@ -140,98 +139,6 @@ func (a *Agent) issuedBy(upstream string) *identity {
 	return nil
 }
 
-func (a *Agent) makeRotators() error {
-	for name, c := range a.cfg.Identities {
-		r, err := a.newRotator(name, c.Issuance, x509.ExtKeyUsageClientAuth)
-		if err != nil {
-			return err
-		}
-		id := a.identities[name]
-		r.publish = func(ctx context.Context, v version) error {
-			if err := id.publish(r.keys, v); err != nil {
-				return err
-			}
-			for _, s := range id.users {
-				a.refresher.hurry(s.name)
-			}
-			a.publishCertificate(name, v)
-			return a.storeOnToken(ctx, c.Issuance, r, v)
-		}
-		r.spec.OneTime = a.cfg.Upstreams[c.Issuer].Type == config.Manager
-		if c.CredentialsFile != "" {
-			r.creds = func() (credentials, bool, error) { return readCredentials(c.CredentialsFile) }
-			r.burn = func() error { return shred(c.CredentialsFile) }
-		}
-	}
-	for name, c := range a.cfg.Certificates {
-		usage := x509.ExtKeyUsageServerAuth
-		if c.Purpose == "client" {
-			usage = x509.ExtKeyUsageClientAuth
-		}
-		r, err := a.newRotator(name, c.Issuance, usage)
-		if err != nil {
-			return err
-		}
-		r.publish = func(ctx context.Context, v version) error {
-			a.publishCertificate(name, v)
-			return a.storeOnToken(ctx, c.Issuance, r, v)
-		}
-	}
-	return nil
-}
-
-func (a *Agent) newRotator(name string, c config.Issuance, usage x509.ExtKeyUsage) (*rotator, error) {
-	svc := a.services[c.Issuer]
-	if svc == nil || svc.issuer() == nil {
-		return nil, fmt.Errorf("%q: issuer %q issues no certificates", name, c.Issuer)
-	}
-	h, ok := a.cfg.Token(c.Key.Token)
-	if !ok {
-		return nil, fmt.Errorf("%q: key.token: no token %q is configured", name, c.Key.Token)
-	}
-	if c.Key.InFile() {
-		return nil, fmt.Errorf("certificate %q: key.store: file is not served by this version", name)
-	}
-	r := &rotator{
-		name: name, host: a.host, issuer: svc.issuer(), log: a.log, emit: a.emit,
-		keys: &tokenKeys{a.tokens[h.TokenName()], hsm.KeyType(c.Key.KeyType()), h.CallTimeout()},
-		spec: certificateSpec{
-			CommonName: c.Subject.CommonName, Names: names{DNS: c.DNSNames, IPs: parseIPs(c.IPAddresses)}, Usage: usage,
-			Life: c.Duration.Or(0), RotateEvery: c.RotateEvery.Or(0), Grace: c.GraceTime(),
-		},
-		asks: make(chan ask), wake: make(chan struct{}, 1),
-	}
-	r.save = func(rec record) error {
-		blob, err := json.Marshal(rec)
-		if err != nil {
-			return err
-		}
-		return a.store.SaveRecord(kindCertificate, name, blob)
-	}
-	blob, err := a.store.Record(kindCertificate, name)
-	if err != nil {
-		return nil, fmt.Errorf("certificate %q: read state: %w", name, err)
-	}
-	if blob != nil {
-		if err := json.Unmarshal(blob, &r.rec); err != nil {
-			return nil, fmt.Errorf("certificate %q: state is not as this version writes it: %w", name, err)
-		}
-	}
-	a.rotators[name] = r
-	return r, nil
-}
-
-// kindCertificate is what the records of rotators are kept under.
-const kindCertificate = "certificate"
-
-func parseIPs(ss []string) []net.IP {
-	var ips []net.IP
-	for _, s := range ss {
-		ips = append(ips, net.ParseIP(s)) // the configuration was checked
-	}
-	return ips
-}
-
 func (a *Agent) makeSecrets() error {
 	slots := map[string]chan struct{}{}
 	for name := range a.services {
@@ -268,27 +175,6 @@ func (a *Agent) delivered(err error) {
 func (a *Agent) withdrawSecret(name string, code upstream.Code, text string) {
 	a.socket.WithdrawSecret(name, &socket.Problem{Code: string(code), Detail: text})
 	a.files.WithdrawSecret(name)
-}
-
-func (a *Agent) publishCertificate(name string, v version) {
-	c := &sinks.Certificate{
-		Name: name, Generation: v.Generation, Chain: v.Chain, Serial: serialOf(v.Chain),
-		NotBefore: v.NotBefore, NotAfter: v.NotAfter,
-	}
-	a.socket.PublishCertificate(c)
-	a.delivered(a.files.PublishCertificate(c))
-}
-
-// serialOf is the serial number of the leaf in lower-case hex, or "".
-func serialOf(chain [][]byte) string {
-	if len(chain) == 0 {
-		return ""
-	}
-	leaf, err := x509.ParseCertificate(chain[0])
-	if err != nil {
-		return ""
-	}
-	return leaf.SerialNumber.Text(16)
 }
 
 func (a *Agent) emit(e event) {

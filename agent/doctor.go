@@ -76,7 +76,7 @@ func checkItem(it Item) Check {
 	c := Check{Name: it.Kind + " " + it.Name, Status: checkOK, Detail: it.State, Hint: it.Hint}
 	switch it.State {
 	case stateFresh, stateValid, stateWritten:
-	case stateStale, stateWaiting:
+	case stateStale, stateWaiting, stateExpiring:
 		c.Status = checkWarning
 	default:
 		c.Status = checkFailed

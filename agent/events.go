@@ -13,11 +13,14 @@ import (
 const (
 	eventCertificateIssued  = "certificate.issued"
 	eventCertificateRenewed = "certificate.renewed"
-	eventKeyRotated         = "key.rotated"
-	eventRenewalFailed      = "renewal.failed"
-	eventFetchFailed        = "fetch.failed"
-	eventTokenIssued        = "token.issued"
-	eventFileRepaired       = "file.repaired"
+	// eventCertificateExpiring says that the end of a certificate is near: by
+	// our own reckoning, or because the Manager has noticed.
+	eventCertificateExpiring = "certificate.expiring"
+	eventKeyRotated          = "key.rotated"
+	eventRenewalFailed       = "renewal.failed"
+	eventFetchFailed         = "fetch.failed"
+	eventTokenIssued         = "token.issued"
+	eventFileRepaired        = "file.repaired"
 	// These two are for the audit; to those who watch the socket tells them.
 	eventSecretChanged   = "secret.changed"
 	eventSecretWithdrawn = "secret.withdrawn"
@@ -29,11 +32,21 @@ type event struct {
 	Name       string // of the item
 	Generation int    // of a key
 	Was        int    // the generation before it
+	Serial     string // of a certificate
 	NotAfter   time.Time
+	Next       time.Time // when the agent does something about it
+	Tries      int       // that failed, in a row
+	Source     string    // who says so
 	Error      string
 	Code       upstream.Code // of the error, if it is an upstream's
 	At         time.Time
 }
+
+// The sources of a warning.
+const (
+	sourceAgent   = "agent"
+	sourceManager = "manager"
+)
 
 // wire is the event as the socket sends it, to those who may see the item.
 func (e event) wire() socket.Event {
@@ -56,6 +69,18 @@ func (e event) wire() socket.Event {
 	}
 	if !e.NotAfter.IsZero() {
 		w.Attrs["until"] = e.NotAfter
+	}
+	if e.Serial != "" {
+		w.Attrs["serial"] = e.Serial
+	}
+	if !e.Next.IsZero() {
+		w.Attrs["next"] = e.Next
+	}
+	if e.Tries != 0 {
+		w.Attrs["tries"] = e.Tries
+	}
+	if e.Source != "" {
+		w.Attrs["source"] = e.Source
 	}
 	if e.Error != "" {
 		w.Attrs["error"] = e.Error

@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"crypto/ed25519"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/signet-agent/signet/agent/store"
@@ -32,10 +33,29 @@ func (k *tokenKeys) Signer(id string, pub crypto.PublicKey) crypto.Signer {
 }
 
 func (k *tokenKeys) Retire(ctx context.Context, id string) error {
+	for _, key := range k.token.Keys() {
+		if key.ID == id && key.State == hsm.Destroyed {
+			return nil // before the last process could write that down
+		}
+	}
 	if err := k.token.SetState(id, hsm.Retired); err != nil {
 		return err
 	}
 	return k.token.Destroy(ctx, id)
+}
+
+func (k *tokenKeys) Forget(ctx context.Context, name string, keep []string) error {
+	for _, key := range k.token.Keys() {
+		// Retired ones too: to be destroyed was all that was left to do.
+		forgotten := key.State == hsm.Intended || key.State == hsm.Retired
+		if key.Name != name || !forgotten || slices.Contains(keep, key.ID) {
+			continue
+		}
+		if err := k.Retire(ctx, key.ID); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // A tokenSigner signs with a key that is looked up when it is used, so that it

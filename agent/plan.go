@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"slices"
 	"time"
 )
@@ -28,7 +29,7 @@ func (b backend) Plan() any {
 		if it.NextAction == "" {
 			continue
 		}
-		s := PlannedStep{At: later(it.NextAt, now), Kind: it.Kind, Name: it.Name, Action: it.NextAction, Reason: it.Hint}
+		s := PlannedStep{At: later(it.NextAt, now), Kind: it.Kind, Name: it.Name, Action: it.NextAction, Reason: cmp.Or(it.Hint, it.NextReason)}
 		if it.Failures > 0 && s.Reason == "" {
 			s.Reason = "again, after " + it.LastError
 		}

@@ -4,6 +4,7 @@ import (
 	"hash/fnv"
 	"time"
 
+	"github.com/signet-agent/signet/agent/config"
 	"github.com/signet-agent/signet/upstream"
 )
 
@@ -40,18 +41,36 @@ type version struct {
 	// Sent says that the request is about to be sent, or was. Whoever finds it
 	// set after a start must take it that it may have been carried out.
 	Sent        bool      `json:",omitempty"`
+	Until       time.Time `json:",omitzero"`  // the end that was asked for; zero = the issuer chooses
 	Compromised bool      `json:",omitempty"` // the key that this one replaces is
-	Chain       [][]byte  `json:",omitempty"` // leaf first; nil until issued and checked
-	ReceivedAt  time.Time `json:",omitzero"`
-	NotBefore   time.Time `json:",omitzero"`  // of the leaf
-	NotAfter    time.Time `json:",omitzero"`  // of the leaf
-	RenewAt     time.Time `json:",omitzero"`  // reckoned once, when the chain arrives
-	RotateAt    time.Time `json:",omitzero"`  // when the key is due; zero if never
-	Proven      bool      `json:",omitempty"` // it worked once
-	DropAt      time.Time `json:",omitzero"`  // when it may be forgotten; set on replacement
+	// Refused is a chain that came and was not believed. It is looked at again
+	// before anything is asked again: a clock may have been wrong.
+	Refused    [][]byte  `json:",omitempty"`
+	Chain      [][]byte  `json:",omitempty"` // leaf first; nil until issued and checked
+	Account    int64     `json:",omitempty"` // at the issuer, where it has accounts
+	ReceivedAt time.Time `json:",omitzero"`
+	NotBefore  time.Time `json:",omitzero"`  // of the leaf
+	NotAfter   time.Time `json:",omitzero"`  // of the leaf
+	RenewAt    time.Time `json:",omitzero"`  // reckoned once, when the chain arrives
+	RotateAt   time.Time `json:",omitzero"`  // when the key is due; zero if never
+	Proven     bool      `json:",omitempty"` // it worked once
+	Warned     bool      `json:",omitempty"` // it was said that its end is near
+	DropAt     time.Time `json:",omitzero"`  // when it may be forgotten; set on replacement
 }
 
 func (v version) exists() bool { return v.KeyID != "" }
+
+// urgentAt is when the end of the certificate is near: a fifth of its life
+// before it, or 30 days if that is less. From then on it is said aloud, and no
+// window is waited for any more.
+func (v version) urgentAt() time.Time {
+	return v.NotAfter.Add(-min(30*day, v.NotAfter.Sub(v.ReceivedAt)/5))
+}
+
+// lastTenth is when the last tenth of the certificate's life begins.
+func (v version) lastTenth() time.Time {
+	return v.NotAfter.Add(-v.NotAfter.Sub(v.ReceivedAt) / 10)
+}
 
 // asked is what an operator can ask for.
 type asked string
@@ -61,6 +80,7 @@ const (
 	askedRenew       asked = "renew"
 	askedRotate      asked = "rotate"
 	askedCompromised asked = "rotate --compromised"
+	askedEnroll      asked = "enroll" // again, with a new account
 )
 
 // A step is the one thing to do now.
@@ -74,17 +94,38 @@ const (
 	stepProve   step = "prove"   // see it work
 	stepPublish step = "publish" // hand Next to the sinks, then call it Current
 	stepRetire  step = "retire"  // forget Old[0], and destroy its key if no other version has it
+	stepWarn    step = "warn"    // say that the end of Current is near
 )
 
+// circumstances are what next has to know besides the record.
+type circumstances struct {
+	// enrolled says whether a first certificate can be asked for: issuers that
+	// want one-time credentials cannot be asked before somebody brings them.
+	enrolled bool
+	window   config.Window // when replacing is preferred; zero = any time
+	share    float64       // of this host and item, to spread hosts over the window
+}
+
 // next reports what to do at now, and for stepWait until when, which is always
-// after now. It has no effects and reads no clock. enrolled says whether a
-// first certificate can be asked for: issuers that want one-time credentials
-// cannot be asked before somebody brings them.
-func (r *record) next(now time.Time, enrolled bool) (step, time.Time) {
-	if r.Lost != "" && r.Next.Kind == upstream.Register {
-		return stepWait, now.Add(waitForOperator)
+// after now. It has no effects and reads no clock.
+func (r *record) next(now time.Time, c circumstances) (step, time.Time) {
+	warn := !r.Current.Warned && r.Current.exists()
+	if warn && !now.Before(r.Current.urgentAt()) {
+		return stepWarn, now
 	}
-	if now.Before(r.RetryAt) {
+	step, at := r.work(now, c)
+	if step == stepWait && warn && r.Current.urgentAt().Before(at) {
+		at = r.Current.urgentAt()
+	}
+	return step, at
+}
+
+// work is next without the warning.
+func (r *record) work(now time.Time, c circumstances) (step, time.Time) {
+	switch {
+	case r.Lost != "" && r.Next.Kind == upstream.Register:
+		return stepWait, now.Add(waitForOperator)
+	case r.pausedUntil(now).After(now):
 		return stepWait, r.RetryAt
 	}
 	switch n := r.Next; {
@@ -92,7 +133,7 @@ func (r *record) next(now time.Time, enrolled bool) (step, time.Time) {
 		return stepPublish, now
 	case n.Chain != nil:
 		return stepProve, now
-	case n.CSR != nil && n.Kind == upstream.Register && !enrolled:
+	case n.CSR != nil && n.Kind == upstream.Register && !c.enrolled:
 		return stepWait, now.Add(waitForOperator)
 	case n.CSR != nil:
 		return stepSubmit, now
@@ -100,22 +141,32 @@ func (r *record) next(now time.Time, enrolled bool) (step, time.Time) {
 		return stepMake, now
 	case len(r.Old) > 0 && !now.Before(r.Old[0].DropAt):
 		return stepRetire, now
-	case r.Asked != askedNothing, !now.Before(r.due()): // true of the zero record too
+	}
+	until, _ := r.due(now, c)
+	if r.Asked != askedNothing || !now.Before(until) {
 		return stepReserve, now
 	}
-	until := r.due()
 	if len(r.Old) > 0 && r.Old[0].DropAt.Before(until) {
 		until = r.Old[0].DropAt
 	}
 	return stepWait, until
 }
 
+// pausedUntil is RetryAt, unless the clock was set back since: then it means
+// nothing any more.
+func (r *record) pausedUntil(now time.Time) time.Time {
+	if now.Before(r.ErrorAt.Add(-skew)) {
+		return time.Time{}
+	}
+	return r.RetryAt
+}
+
 // waitForOperator is how long next waits for what only a person can bring; it
 // bounds nothing, as whoever brings it wakes the rotator.
 const waitForOperator = 24 * time.Hour
 
-// due is when Current has to be replaced.
-func (r *record) due() time.Time {
+// ripe is when Current has to be replaced; long past where there is none.
+func (r *record) ripe() time.Time {
 	at := r.Current.RenewAt
 	if rot := r.Current.RotateAt; !rot.IsZero() && rot.Before(at) {
 		at = rot
@@ -123,17 +174,64 @@ func (r *record) due() time.Time {
 	return at
 }
 
+// due is when Current will be replaced, seen from now, and why just then where
+// that needs saying.
+func (r *record) due(now time.Time, c circumstances) (time.Time, string) {
+	if !r.Current.exists() {
+		return time.Time{}, ""
+	}
+	return c.plan(r.ripe(), r.Current.urgentAt(), now)
+}
+
+// The reasons that a plan can have.
+const (
+	reasonWindow   = "waits for the renewal window"
+	reasonDeadline = "does not wait for the renewal window, which comes too near the end of the certificate"
+)
+
+// plan moves what is ripe into the window, spread over it by the share of this
+// host. What would come after the deadline is done at the deadline instead.
+func (c circumstances) plan(ripe, deadline, now time.Time) (time.Time, string) {
+	if c.window.IsZero() {
+		return ripe, ""
+	}
+	// The window is meant by the clock on this host's wall.
+	start, end := c.window.Opening(later(ripe, now).In(now.Location()))
+	at, why := start.Add(time.Duration(c.share*float64(end.Sub(start))*9/10)), reasonWindow
+	if !ripe.Before(start) {
+		at, why = ripe, ""
+	}
+	if deadline.Before(at) {
+		return later(ripe, deadline), reasonDeadline
+	}
+	return at, why
+}
+
 // kind says how Current is to be replaced at now: by the same key unless the
-// key is due or was asked to go.
+// key is due or was asked to go. When the end is near the key is not changed on
+// schedule: to have a certificate comes first.
 func (r *record) kind(now time.Time) upstream.RequestKind {
 	rot := r.Current.RotateAt
 	switch {
-	case !r.Current.exists():
+	case !r.Current.exists(), r.Asked == askedEnroll:
 		return upstream.Register
-	case r.Asked == askedRotate, r.Asked == askedCompromised, !rot.IsZero() && !now.Before(rot):
+	case r.Asked == askedRotate, r.Asked == askedCompromised:
+		return upstream.Rotate
+	case !rot.IsZero() && !now.Before(rot) && now.Before(r.Current.urgentAt()):
 		return upstream.Rotate
 	}
 	return upstream.Renew
+}
+
+// keys are the keys that the record names.
+func (r *record) keys() []string {
+	var ids []string
+	for _, v := range append([]version{r.Current, r.Next}, r.Old...) {
+		if v.exists() {
+			ids = append(ids, v.KeyID)
+		}
+	}
+	return ids
 }
 
 // keyInUse reports whether a version other than skip (an index of Old) has the key.
@@ -153,7 +251,7 @@ func (r *record) keyInUse(id string, skip int) bool {
 // 30 days before its end, whichever is earlier, less up to a tenth of its life
 // so that hosts installed together do not renew together. A certificate is not
 // replaced in the first third of its life. The life is counted from when the
-// certificate was received: some issuers date it back (facts: a day).
+// certificate was received: some issuers date it back (the Manager, a day).
 func renewAt(received, notAfter time.Time, share float64) time.Time {
 	life := notAfter.Sub(received)
 	if life <= 0 {
@@ -189,3 +287,8 @@ func share(host, item string) float64 {
 	x *= 0xD6E8FEB86659FD93
 	return float64(x>>11) / (1 << 53)
 }
+
+// wall is the time on the wall. Everything in a record is reckoned with it
+// alone: the clock that Go compares by otherwise stands still while the host is
+// asleep, and certificates do not.
+func wall() time.Time { return time.Now().Round(0) }

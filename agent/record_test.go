@@ -12,8 +12,13 @@ func TestNext(t *testing.T) {
 	noon := time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC)
 	before, after := noon.Add(-time.Hour), noon.Add(time.Hour)
 	chain := [][]byte{{1}}
-	fresh := version{KeyID: "k1", CSR: []byte{1}, Chain: chain, Proven: true, RenewAt: after}
-	stale := version{KeyID: "k1", CSR: []byte{1}, Chain: chain, Proven: true, RenewAt: before}
+	end := noon.Add(90 * day)
+	fresh := version{KeyID: "k1", CSR: []byte{1}, Chain: chain, Proven: true, ReceivedAt: before, RenewAt: after, NotAfter: end}
+	stale := version{KeyID: "k1", CSR: []byte{1}, Chain: chain, Proven: true, ReceivedAt: before, RenewAt: before, NotAfter: end}
+	ending := stale
+	ending.ReceivedAt, ending.NotAfter = noon.Add(-8*time.Hour), noon.Add(2*time.Hour) // a fifth of ten hours
+	warned := ending
+	warned.Warned = true
 	made := version{KeyID: "k2", CSR: []byte{1}, Kind: upstream.Renew}
 	first := version{KeyID: "k1", CSR: []byte{1}, Kind: upstream.Register}
 	sent := made
@@ -38,9 +43,14 @@ func TestNext(t *testing.T) {
 		{name: "proven", rec: record{Current: stale, Next: fresh}, want: stepPublish},
 		{name: "fresh", rec: record{Current: fresh}, want: stepWait, at: after},
 		{name: "renewal due", rec: record{Current: stale}, want: stepReserve},
-		{name: "renewal due to the second", rec: record{Current: version{KeyID: "k1", RenewAt: noon}}, want: stepReserve},
-		{name: "rotation due before renewal", rec: record{Current: version{KeyID: "k1", RenewAt: after, RotateAt: before}}, want: stepReserve},
+		{name: "renewal due to the second", rec: record{Current: version{KeyID: "k1", RenewAt: noon, NotAfter: end}}, want: stepReserve},
+		{name: "rotation due before renewal", rec: record{Current: version{KeyID: "k1", RenewAt: after, RotateAt: before, NotAfter: end}}, want: stepReserve},
 		{name: "asked to renew", rec: record{Current: fresh, Asked: askedRenew}, want: stepReserve},
+		{name: "the end is near", rec: record{Current: ending, RetryAt: after}, want: stepWarn},
+		{name: "the end is near, and it was said", rec: record{Current: warned}, want: stepReserve},
+		{name: "no wait goes past the moment to warn", rec: record{Current: version{KeyID: "k1", ReceivedAt: noon.Add(-7 * time.Hour), RenewAt: before, NotAfter: noon.Add(3 * time.Hour)}, RetryAt: noon.Add(2 * time.Hour)},
+			want: stepWait, at: after},
+		{name: "failed before the clock was set back", rec: record{Current: stale, ErrorAt: noon.Add(day), RetryAt: noon.Add(day + time.Hour)}, want: stepReserve},
 		{name: "failed lately", rec: record{Current: stale, RetryAt: after}, want: stepWait, at: after},
 		{name: "failed, wait over", rec: record{Current: stale, RetryAt: noon}, want: stepReserve},
 		{name: "registration lost for good", rec: record{Next: first, Lost: "call the administrator"}, want: stepWait, at: noon.Add(waitForOperator)},
@@ -50,7 +60,7 @@ func TestNext(t *testing.T) {
 		{name: "publishing comes before tidying", rec: record{Next: fresh, Old: []version{{KeyID: "k0", DropAt: before}}}, want: stepPublish},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got, at := tt.rec.next(noon, !tt.pending)
+			got, at := tt.rec.next(noon, circumstances{enrolled: !tt.pending})
 			if got != tt.want {
 				t.Fatalf("step %v, want %v", got, tt.want)
 			}

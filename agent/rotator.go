@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -12,7 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/signet-agent/signet/internal/secret"
+	"github.com/signet-agent/signet/agent/config"
 	"github.com/signet-agent/signet/upstream"
 )
 
@@ -22,8 +23,12 @@ type issuer interface {
 	// Issue asks for a certificate. It must be safe to call again with the
 	// same request and Uncertain set.
 	Issue(ctx context.Context, req upstream.CertificateRequest) (upstream.Issued, error)
-	// Prove uses the certificate for real, where the issuer can be asked; an
-	// error means that it did not work.
+}
+
+// A prover is an issuer that can be asked whether a certificate works. Those of
+// other issuers are believed once they were checked.
+type prover interface {
+	// Prove uses the certificate for real; an error means that it did not work.
 	Prove(ctx context.Context, cert tls.Certificate) error
 }
 
@@ -39,6 +44,9 @@ type keyring interface {
 	// Retire destroys a key that nothing uses any more. Retiring it again does
 	// nothing.
 	Retire(ctx context.Context, id string) error
+	// Forget retires what was reserved for name and never made, but those in
+	// keep: nobody remembers the rest any more.
+	Forget(ctx context.Context, name string, keep []string) error
 }
 
 // A rotator keeps one certificate fresh.
@@ -48,6 +56,7 @@ type rotator struct {
 	spec   certificateSpec
 	keys   keyring
 	issuer issuer
+	turns  *turns // of the issuer; nil = no limit
 	// publish hands a version to the sinks, and waits until they have it.
 	// Publishing the same version again does nothing.
 	publish func(context.Context, version) error
@@ -61,26 +70,27 @@ type rotator struct {
 	burn    func() error                      // destroys that file
 
 	rec     record       // owned by run
+	notice  string       // owned by run: what does not fit the configuration
 	given   *credentials // owned by run: brought by an operator, used once
 	waiting []ask        // owned by run: answered at the next success or failure
 }
 
 // A certificateSpec is what the configuration says of one certificate.
 type certificateSpec struct {
-	CommonName  string
+	Subject     pkix.Name
 	Names       names
 	Usage       x509.ExtKeyUsage
-	Life        time.Duration // 0 = the issuer's default
-	RotateEvery time.Duration // 0 = only when asked
+	Options     upstream.Options // CA, purpose, profile and life
+	RotateEvery time.Duration    // 0 = only when asked
 	Grace       time.Duration
+	Window      config.Window  // when replacing is preferred; zero = any time
 	Roots       *x509.CertPool // of the issuer, if known
 	OneTime     bool           // the issuer wants one-time credentials for the first
-}
-
-// credentials are the one-time credentials of a first registration.
-type credentials struct {
-	Username string
-	Password secret.Value
+	// AsIs says that the issuer renews without a new request, so that a renewed
+	// certificate has the names of the one before.
+	AsIs    bool
+	CA      bool  // a CA's certificate is wanted
+	Account int64 // at the issuer, where it has accounts
 }
 
 // An ask is something an operator wants of a rotator. Done receives one answer.
@@ -93,32 +103,33 @@ type ask struct {
 // A snapshot is what others may know of a rotator.
 type snapshot struct {
 	record
-	Step step
-	At   time.Time // of the next step
+	Step   step
+	At     time.Time // of the next step
+	Due    time.Time // when Current will be replaced
+	Why    string    // it is due just then, where that needs saying
+	Notice string    // what does not fit the configuration
 }
 
 // run takes steps until ctx is done; one that has succeeded is still written
 // down then. A step that fails is tried again later, while apps keep what they
-// were last served. Only state that cannot be written down ends the run, because
-// the next step would then not be safe to repeat.
+// were last served. No step is taken before the one before it is written down,
+// because it would not be safe to repeat; the only error is that this was not
+// possible to the end.
 func (r *rotator) run(ctx context.Context) error {
-	if r.rec.Current.Chain != nil {
-		if err := r.publish(ctx, r.rec.Current); err != nil {
-			r.log.Warn("certificate not published at start", "certificate", r.name, "err", err)
-		}
-		r.burnCredentials()
+	if err := r.begin(ctx); err != nil {
+		return err
 	}
 	for ctx.Err() == nil {
-		enrolled := r.enrollable()
-		step, at := r.rec.next(time.Now(), enrolled)
-		r.snap.Store(&snapshot{r.rec, step, at})
+		step, at := r.look()
 		if step == stepWait {
-			if err := r.wait(ctx, at); err != nil {
-				return err
-			}
+			r.wait(ctx, at)
 			continue
 		}
+		if !r.turns.take(ctx, r.rec.Current.NotAfter) {
+			return nil
+		}
 		rec, err := r.take(ctx, step)
+		r.turns.give()
 		if err != nil && ctx.Err() != nil {
 			return nil
 		}
@@ -127,7 +138,7 @@ func (r *rotator) run(ctx context.Context) error {
 		} else {
 			rec.Failures, rec.RetryAt, rec.Error, rec.ErrorAt, rec.Lost = 0, time.Time{}, "", time.Time{}, ""
 		}
-		if err := r.keep(rec); err != nil {
+		if err := r.keep(ctx, rec); err != nil {
 			return err
 		}
 		r.answer(step, err)
@@ -135,48 +146,67 @@ func (r *rotator) run(ctx context.Context) error {
 	return nil
 }
 
-// keep writes rec down and makes it the one to go on from.
-func (r *rotator) keep(rec record) error {
-	if err := r.save(rec); err != nil {
-		return fmt.Errorf("certificate %q: write state: %w", r.name, err)
+// look decides what is to be done now, and tells others.
+func (r *rotator) look() (step, time.Time) {
+	now := wall()
+	c := circumstances{enrolled: r.enrollable(), window: r.spec.Window, share: share(r.host, r.name)}
+	step, at := r.rec.next(now, c)
+	due, why := r.rec.due(now, c)
+	if step == stepReserve && why != "" {
+		r.log.Info("certificate due", "certificate", r.name, "reason", why, "not_after", r.rec.Current.NotAfter)
 	}
-	r.rec = rec
-	return nil
+	r.snap.Store(&snapshot{record: r.rec, Step: step, At: at, Due: due, Why: why, Notice: r.notice})
+	return step, at
 }
 
-// enrollable reports whether a first certificate can be asked for now.
-func (r *rotator) enrollable() bool {
-	if !r.spec.OneTime || r.given != nil {
-		return true
+// keep writes rec down and makes it the one to go on from. Where it cannot be
+// written, as on a full disk, it waits until it can: what an issuer has answered
+// is worth more than any other step, and is known in this process alone. The
+// only error is that ctx has ended before.
+func (r *rotator) keep(ctx context.Context, rec record) error {
+	for n := 1; ; n++ {
+		err := r.save(rec)
+		if err == nil {
+			if n > 1 {
+				r.log.Info("state written again", "certificate", r.name)
+			}
+			r.rec = rec
+			return nil
+		}
+		err = fmt.Errorf("certificate %q: write state: %w", r.name, err)
+		if ctx.Err() != nil {
+			return err
+		}
+		if n == 1 {
+			r.log.Error("state cannot be written; it is held in memory until it can", "certificate", r.name, "err", err)
+		}
+		r.hold(ctx, rec, n, err)
 	}
-	if r.rec.Next.Kind != upstream.Register || r.rec.Next.CSR == nil || r.creds == nil {
-		return false
-	}
-	c, ok, err := r.creds()
-	if err != nil {
-		r.log.Warn("one-time credentials not readable", "certificate", r.name, "err", err)
-	}
-	if ok {
-		r.given = &c
-	}
-	return ok
 }
 
-// burnCredentials destroys the one-time credentials once they are of no use.
-func (r *rotator) burnCredentials() {
-	r.given = nil
-	if r.burn == nil {
+// hold waits before state is written again, and says so to all who ask.
+func (r *rotator) hold(ctx context.Context, rec record, n int, err error) {
+	now := wall()
+	rec.Error, rec.ErrorAt, rec.RetryAt = err.Error(), now, now.Add(backoff(n, time.Minute))
+	r.snap.Store(&snapshot{record: rec, Step: stepWait, At: rec.RetryAt, Due: rec.RetryAt, Notice: r.notice})
+	t := time.NewTimer(time.Until(rec.RetryAt))
+	defer t.Stop()
+	for {
+		select {
+		case a := <-r.asks:
+			a.Done <- err
+			continue
+		case <-ctx.Done():
+		case <-t.C:
+		}
 		return
-	}
-	if err := r.burn(); err != nil {
-		r.log.Error("one-time credentials not destroyed; delete the file", "certificate", r.name, "err", err)
 	}
 }
 
 // failed is the record after a step that failed: what is known of the failure,
 // and when to try again.
 func (r *rotator) failed(rec record, s step, err error) record {
-	now := time.Now()
+	now := wall()
 	rec.Failures++
 	rec.Error, rec.ErrorAt = err.Error(), now
 	wait := backoff(rec.Failures, rec.Current.NotAfter.Sub(rec.Current.ReceivedAt))
@@ -188,9 +218,16 @@ func (r *rotator) failed(rec record, s step, err error) record {
 		}
 	}
 	rec.RetryAt = now.Add(wait)
+	if n := rec.Next; n.Kind == upstream.Rotate && !n.Sent && definite(err) && !now.Before(rec.Current.urgentAt()) {
+		// The issuer will not have this new key, and the end is near: what can
+		// be had is the old key renewed.
+		n.DropAt = now
+		rec.Next, rec.Old = version{}, append([]version{n}, rec.Old...)
+	}
 	r.log.Warn("certificate step failed", "certificate", r.name, "step", string(s), "err", err,
 		"tries", rec.Failures, "retry_at", rec.RetryAt, "serving_until", rec.Current.NotAfter)
-	r.emit(event{Type: eventRenewalFailed, Name: r.name, Error: rec.Error, At: now})
+	r.emit(event{Type: eventRenewalFailed, Name: r.name, Generation: rec.Current.Generation, Serial: serialOf(rec.Current.Chain),
+		NotAfter: rec.Current.NotAfter, Error: rec.Error, Tries: rec.Failures, Next: rec.RetryAt, At: now})
 	return rec
 }
 
@@ -206,9 +243,8 @@ func backoff(n int, life time.Duration) time.Duration {
 	return wait/2 + rand.N(wait/2) + 1
 }
 
-// wait waits until at, for a question, or for ctx. The only error is that the
-// state cannot be written down.
-func (r *rotator) wait(ctx context.Context, at time.Time) error {
+// wait waits until at, for a question, or for ctx.
+func (r *rotator) wait(ctx context.Context, at time.Time) {
 	// A wall clock that is set, or a host that was asleep, must not put a step
 	// off: nothing is waited for longer than a minute at a stretch (rule T07).
 	t := time.NewTimer(min(time.Until(at), time.Minute))
@@ -217,32 +253,29 @@ func (r *rotator) wait(ctx context.Context, at time.Time) error {
 	case <-ctx.Done():
 	case <-t.C:
 	case <-r.wake:
-		if !r.rec.RetryAt.IsZero() {
-			r.rec.RetryAt = time.Time{}
-		}
+		r.rec.RetryAt = time.Time{}
 	case a := <-r.asks:
-		return r.ask(a)
+		r.ask(a)
 	}
-	return nil
 }
 
 // ask takes up what an operator wants.
-func (r *rotator) ask(a ask) error {
+func (r *rotator) ask(a ask) {
 	rec := r.rec
 	rec.RetryAt = time.Time{}
 	switch {
-	case a.Creds != nil && rec.Current.exists():
+	case a.Creds != nil && !r.mayEnroll():
 		a.Done <- &refusal{"invalid", fmt.Sprintf("%q is enrolled already; to replace its key, use `signet rotate %s`", r.name, r.name)}
-		return nil
+		return
 	case a.Creds != nil:
 		r.given = a.Creds
-		rec.Lost, rec.Next.Sent = "", false // new credentials are a new account: nothing was sent on its behalf
+		rec = rec.enrollAnew()
 	case !rec.Current.exists():
 		a.Done <- &refusal{"invalid", fmt.Sprintf("%q has no certificate yet; enrol it first with `signet enroll %s`", r.name, r.name)}
-		return nil
+		return
 	case rec.Lost != "":
 		a.Done <- &refusal{"unavailable", rec.Lost}
-		return nil
+		return
 	case rec.Next.exists():
 		// One is being made already: it serves an ask to renew. A new key is
 		// made after it.
@@ -252,12 +285,12 @@ func (r *rotator) ask(a ask) error {
 	default:
 		rec.Asked = a.What
 	}
-	if err := r.keep(rec); err != nil {
-		a.Done <- err
-		return err
+	if err := r.save(rec); err != nil {
+		a.Done <- fmt.Errorf("%q: write state: %w", r.name, err)
+		return
 	}
+	r.rec = rec
 	r.waiting = append(r.waiting, a)
-	return nil
 }
 
 // answer tells those who wait how it went: at the first failure, and when there

@@ -60,6 +60,7 @@ func (a *Agent) run(ctx context.Context) error {
 		part{"files", a.files.Run},
 		part{"secrets", a.runSecrets},
 		part{"notify", a.notify},
+		part{"clock", a.watchClock},
 		part{"watchdog", func(ctx context.Context) error { return a.opt.Notifier.Watchdog(ctx, a.alive) }},
 	)
 	for name, r := range a.rotators {
@@ -69,6 +70,9 @@ func (a *Agent) run(ctx context.Context) error {
 			}
 			return r.run(ctx)
 		}})
+	}
+	for name, w := range a.expiries {
+		rest = append(rest, part{"events of the issuer of " + name, w.run})
 	}
 	for name, s := range a.services {
 		if s.tokens != nil {

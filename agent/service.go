@@ -26,6 +26,8 @@ type service struct {
 	http *upstream.HTTP
 	// identity is shown to it; nil is none.
 	identity *identity
+	roots    *x509.CertPool // of ca_file; nil is the host's own
+	turns    *turns         // of the certificates that it issues
 
 	manager     *manager.Client
 	senhasegura *senhasegura.Client
@@ -42,11 +44,12 @@ type contact struct {
 
 // newService makes the client of one upstream. It does not connect.
 func (a *Agent) newService(name string, cfg config.Upstream) (*service, error) {
-	s := &service{name: name, cfg: cfg}
+	s := &service{name: name, cfg: cfg, turns: newTurns()}
 	roots, err := readRoots(cfg.CAFile)
 	if err != nil {
 		return nil, fmt.Errorf("upstream %q: ca_file: %w", name, err)
 	}
+	s.roots = roots
 	count := a.metrics.upstreamRequest(name)
 	hc := upstream.HTTPConfig{
 		Name: name, URL: cfg.URL, CAs: roots, Timeout: cfg.CallTimeout(), Log: a.log,

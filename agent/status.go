@@ -5,6 +5,8 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"github.com/signet-agent/signet/upstream"
 )
 
 // The states of items in `signet status`.
@@ -14,8 +16,10 @@ const (
 	stateExpired = "expired"
 	stateMissing = "missing" // never there, or purged
 	stateValid   = "valid"
-	stateWaiting = "waiting" // for somebody to enrol it
-	stateStuck   = "stuck"   // until an administrator has done something
+	// stateExpiring is valid, with the end near and no replacement yet.
+	stateExpiring = "expiring"
+	stateWaiting  = "waiting" // for somebody to enrol it
+	stateStuck    = "stuck"   // until an administrator has done something
 )
 
 // Status is the answer of `signet status --json`. Its names are stable.
@@ -57,6 +61,12 @@ type Item struct {
 	NotAfter    time.Time `json:"not_after,omitzero"`
 	NextAction  string    `json:"next_action,omitempty"`
 	NextAt      time.Time `json:"next_at,omitzero"`
+	// NextReason is why just then, where that needs saying.
+	NextReason string `json:"next_reason,omitempty"`
+	// Making is how a new version is being asked for: register, renew or rotate.
+	Making string `json:"making,omitempty"`
+	// Notice is what the issuer has noticed about it.
+	Notice      string    `json:"notice,omitempty"`
 	LastError   string    `json:"last_error,omitempty"`
 	LastErrorAt time.Time `json:"last_error_at,omitzero"`
 	Failures    int       `json:"failures,omitempty"` // in a row
@@ -143,27 +153,56 @@ func (a *Agent) certificateItem(name string, now time.Time) Item {
 		return s
 	}
 	s.Generation, s.NotAfter, s.Serial = snap.Current.Generation, snap.Current.NotAfter, serialOf(snap.Current.Chain)
-	s.NextAction, s.NextAt = string(snap.Step), snap.At
-	s.LastError, s.LastErrorAt, s.Failures, s.RetryAt, s.Hint = snap.Error, snap.ErrorAt, snap.Failures, snap.RetryAt, snap.Lost
-	switch cur := snap.Current; {
-	case snap.Lost != "" && !now.Before(cur.NotAfter):
-		s.State = stateStuck
-	case cur.exists() && now.Before(cur.NotAfter):
-		s.State = stateValid
-	case cur.exists():
-		s.State = stateExpired
-	case snap.Next.CSR != nil && r.spec.OneTime:
+	s.LastError, s.LastErrorAt, s.Failures, s.RetryAt = snap.Error, snap.ErrorAt, snap.Failures, snap.RetryAt
+	s.State, s.NextAction, s.NextAt, s.NextReason = snap.state(now), string(snap.Step), snap.At, snap.Why
+	if snap.Next.exists() {
+		s.Making = snap.Next.Kind.String()
+	}
+	switch {
+	case snap.Lost != "":
+		s.Hint = snap.Lost
+	case s.State == stateMissing && snap.Next.CSR != nil && r.spec.OneTime:
 		s.State, s.NextAction = stateWaiting, "enroll"
 		s.Hint = fmt.Sprintf("run `signet enroll %s` with the one-time credentials", name)
+	case snap.Notice != "":
+		s.Hint = snap.Notice
+	}
+	if w := a.expiries[name]; w != nil {
+		s.Notice = w.notice(snap.Current.NotAfter)
 	}
 	if s.NextAction == string(stepWait) {
-		s.NextAction = "renew"
-		if snap.due().Equal(snap.Current.RotateAt) {
-			s.NextAction = "rotate"
+		s.NextAction, s.NextAt = snap.waitsFor(), snap.Due
+		if !snap.RetryAt.IsZero() && snap.Next.exists() {
+			s.NextAt = snap.RetryAt
 		}
-		s.NextAt = snap.due()
 	}
 	return s
+}
+
+// state is what the certificate in use is worth at now.
+func (s *snapshot) state(now time.Time) string {
+	switch cur := s.Current; {
+	case s.Lost != "" && (!cur.exists() || s.Next.Kind != upstream.Renew):
+		return stateStuck
+	case !cur.exists():
+		return stateMissing
+	case !now.Before(cur.NotAfter):
+		return stateExpired
+	case !now.Before(cur.urgentAt()):
+		return stateExpiring
+	}
+	return stateValid
+}
+
+// waitsFor is what will be done when the wait is over.
+func (s *snapshot) waitsFor() string {
+	switch {
+	case s.Lost != "" && s.Next.Kind == upstream.Register:
+		return "enroll"
+	case s.Next.exists():
+		return s.Next.Kind.String()
+	}
+	return s.kind(s.Due).String()
 }
 
 // runwayOf finds what ends first. What is down already ends now.
@@ -211,9 +250,4 @@ func (a *Agent) ready(now time.Time) error {
 		}
 	}
 	return nil
-}
-
-// lastTenth is when the last tenth of a certificate's life begins.
-func (v version) lastTenth() time.Time {
-	return v.NotAfter.Add(-v.NotAfter.Sub(v.ReceivedAt) / 10)
 }

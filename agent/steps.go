@@ -5,10 +5,10 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"slices"
 	"time"
 
@@ -17,8 +17,10 @@ import (
 
 // names are the subject alternative names of a certificate.
 type names struct {
-	DNS []string
-	IPs []net.IP
+	DNS    []string
+	IPs    []net.IP
+	Emails []string
+	URIs   []*url.URL
 }
 
 // take carries out one step and returns the record as it is after it. Every
@@ -39,12 +41,14 @@ func (r *rotator) take(ctx context.Context, s step) (record, error) {
 		rec, err = r.publishNext(ctx, rec)
 	case stepRetire:
 		rec, err = r.retire(ctx, rec)
+	case stepWarn:
+		rec = r.warn(rec)
 	}
 	return rec, err
 }
 
 func (r *rotator) reserve(rec record) (record, error) {
-	now := time.Now()
+	now := wall()
 	v := version{Kind: rec.kind(now), Compromised: rec.Asked == askedCompromised}
 	if v.Kind == upstream.Renew {
 		v.KeyID, v.Generation, v.KeyMade = rec.Current.KeyID, rec.Current.Generation, rec.Current.KeyMade
@@ -65,9 +69,9 @@ func (r *rotator) make(ctx context.Context, v version) (version, error) {
 		return v, fmt.Errorf("make key %s#%d: %w", r.name, v.Generation, err)
 	}
 	v.CSR, err = x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
-		Subject:     pkix.Name{CommonName: r.spec.CommonName},
+		Subject:     r.spec.Subject,
 		DNSNames:    r.spec.Names.DNS,
-		IPAddresses: r.spec.Names.IPs,
+		IPAddresses: r.spec.Names.IPs, EmailAddresses: r.spec.Names.Emails, URIs: r.spec.Names.URIs,
 	}, key)
 	if err != nil {
 		return v, fmt.Errorf("sign the certificate request with %s#%d: %w", r.name, v.Generation, err)
@@ -78,28 +82,28 @@ func (r *rotator) make(ctx context.Context, v version) (version, error) {
 // submit sends the request and checks the answer. That it is about to be sent
 // is on disk before it is, because not every issuer can be asked twice.
 func (r *rotator) submit(ctx context.Context, v version) (version, error) {
+	if v.Refused != nil {
+		if again, err := r.accept(v, upstream.Issued{Chain: v.Refused}); err == nil {
+			return again, nil
+		}
+	}
 	uncertain := v.Sent
+	if v.Until = (time.Time{}); r.spec.Options.Duration > 0 {
+		v.Until = wall().Add(r.spec.Options.Duration)
+	}
 	if !uncertain {
-		sent := r.rec
-		sent.Next.Sent = true
-		if err := r.keep(sent); err != nil {
-			return v, err
-		}
 		v.Sent = true
-	}
-	req := upstream.CertificateRequest{Kind: v.Kind, CSR: v.CSR, Uncertain: uncertain, Compromised: v.Compromised}
-	if r.spec.Life > 0 {
-		req.NotAfter = time.Now().Add(r.spec.Life)
-	}
-	if v.Kind != upstream.Register {
-		cur, err := r.certificate(r.rec.Current)
-		if err != nil {
-			return v, err
+		sent := r.rec
+		sent.Next = v
+		if err := r.save(sent); err != nil {
+			v.Sent = false
+			return v, fmt.Errorf("write state before asking for the certificate: %w", err)
 		}
-		req.Current = &cur
+		r.rec = sent
 	}
-	if r.given != nil && v.Kind == upstream.Register {
-		req.Username, req.Password = r.given.Username, r.given.Password
+	req, err := r.request(v, uncertain)
+	if err != nil {
+		return v, err
 	}
 	issued, err := r.issuer.Issue(ctx, req)
 	if err != nil {
@@ -112,7 +116,25 @@ func (r *rotator) submit(ctx context.Context, v version) (version, error) {
 		}
 		return v, err
 	}
-	return r.accept(v, issued, req.NotAfter)
+	return r.accept(v, issued)
+}
+
+// request is what the issuer is asked for.
+func (r *rotator) request(v version, uncertain bool) (upstream.CertificateRequest, error) {
+	req := upstream.CertificateRequest{
+		Kind: v.Kind, CSR: v.CSR, NotAfter: v.Until, Uncertain: uncertain, Compromised: v.Compromised, Options: r.spec.Options,
+	}
+	if v.Kind != upstream.Register {
+		cur, err := r.certificate(r.rec.Current)
+		if err != nil {
+			return req, err
+		}
+		req.Current = &cur
+	}
+	if r.given != nil && v.Kind == upstream.Register {
+		req.Username, req.Password = r.given.Username, r.given.Password
+	}
+	return req, nil
 }
 
 // definite reports whether an upstream said no to what was asked, so that
@@ -125,30 +147,48 @@ func definite(err error) bool {
 	return false
 }
 
-// accept believes an issued chain, or says why not.
-func (r *rotator) accept(v version, issued upstream.Issued, notAfter time.Time) (version, error) {
-	req, err := x509.ParseCertificateRequest(v.CSR)
+// accept believes an issued chain, or says why not. One that is not believed is
+// kept: not every issuer gives it twice.
+func (r *rotator) accept(v version, issued upstream.Issued) (version, error) {
+	want, err := r.wanted(v)
 	if err != nil {
-		return v, fmt.Errorf("read back the certificate request: %w", err)
+		return v, err
 	}
-	now := time.Now()
-	leaf, err := checkChain(issued.Chain, wanted{
-		Key: req.PublicKey, CommonName: r.spec.CommonName, DNSNames: r.spec.Names.DNS,
-		Usage: r.spec.Usage, NotAfter: notAfter, Roots: r.spec.Roots,
-	}, now)
+	now := wall()
+	leaf, err := checkChain(issued.Chain, want, now)
 	if err != nil {
 		// An issuer that can be asked again is asked again; the record says Sent,
 		// so one that cannot will be asked what happened.
+		v.Refused = issued.Chain
 		return v, fmt.Errorf("refused the certificate that was issued: %w", err)
 	}
+	v.Refused, v.Account = nil, r.spec.Account
 	v.Chain, v.ReceivedAt, v.NotBefore, v.NotAfter = issued.Chain, now, leaf.NotBefore, leaf.NotAfter
 	if cur := r.rec.Current; v.Kind == upstream.Renew && sameChain(cur.Chain, v.Chain) {
-		v.ReceivedAt = cur.ReceivedAt // the issuer saw no need yet: the life is still the old one
+		// The issuer saw no need yet: the life is still the old one.
+		v.ReceivedAt, v.Warned = cur.ReceivedAt, cur.Warned
 	}
 	s := share(r.host, r.name)
 	v.RenewAt = later(renewAt(v.ReceivedAt, v.NotAfter, s), now.Add(minRenewal(v, now)))
 	v.RotateAt = rotateAt(v.KeyMade, r.spec.RotateEvery, s)
 	return v, nil
+}
+
+// wanted is what a certificate for v has to be.
+func (r *rotator) wanted(v version) (wanted, error) {
+	req, err := x509.ParseCertificateRequest(v.CSR)
+	if err != nil {
+		return wanted{}, fmt.Errorf("read back the certificate request: %w", err)
+	}
+	w := wanted{Key: req.PublicKey, Subject: r.spec.Subject, Names: r.spec.Names, Usage: r.spec.Usage, CA: r.spec.CA, NotAfter: v.Until, Roots: r.spec.Roots}
+	if v.Kind == upstream.Renew && r.spec.AsIs {
+		leaf, err := x509.ParseCertificate(r.rec.Current.Chain[0])
+		if err != nil {
+			return wanted{}, fmt.Errorf("read back the certificate: %w", err)
+		}
+		w.Subject, w.Names = leaf.Subject, names{leaf.DNSNames, leaf.IPAddresses, leaf.EmailAddresses, leaf.URIs}
+	}
+	return w, nil
 }
 
 // minRenewal is the least time between two renewals, whatever the issuer sends
@@ -167,11 +207,16 @@ func (r *rotator) certificate(v version) (tls.Certificate, error) {
 }
 
 func (r *rotator) prove(ctx context.Context, v version) (version, error) {
+	p, ok := r.issuer.(prover)
+	if !ok {
+		v.Proven = true
+		return v, nil
+	}
 	cert, err := r.certificate(v)
 	if err != nil {
 		return v, err
 	}
-	if err := r.issuer.Prove(ctx, cert); err != nil {
+	if err := p.Prove(ctx, cert); err != nil {
 		return v, fmt.Errorf("the new certificate did not work: %w", err)
 	}
 	v.Proven = true
@@ -182,12 +227,14 @@ func (r *rotator) publishNext(ctx context.Context, rec record) (record, error) {
 	if err := r.publish(ctx, rec.Next); err != nil {
 		return rec, fmt.Errorf("publish: %w", err)
 	}
-	now := time.Now()
+	now := wall()
 	next, old := rec.Next, rec.Current
 	rec.Current, rec.Next = next, version{}
 	switch {
 	case next.Kind == upstream.Register:
 		r.burnCredentials()
+		r.notice = ""
+		old.DropAt = now // if there was one, its account is of no use any more
 	case next.Compromised:
 		old.DropAt = now
 	case next.KeyID == old.KeyID:
@@ -207,7 +254,7 @@ func (r *rotator) publishNext(ctx context.Context, rec record) (record, error) {
 
 // tell says what has changed, once, in the log and as an event.
 func (r *rotator) tell(old, now version, at time.Time) {
-	e := event{Name: r.name, Generation: now.Generation, NotAfter: now.NotAfter, At: at}
+	e := event{Name: r.name, Generation: now.Generation, Serial: serialOf(now.Chain), NotAfter: now.NotAfter, Next: now.RenewAt, At: at}
 	switch {
 	case !old.exists():
 		e.Type = eventCertificateIssued
@@ -218,7 +265,7 @@ func (r *rotator) tell(old, now version, at time.Time) {
 	default:
 		e.Type = eventCertificateRenewed
 	}
-	r.log.Info("certificate changed", "certificate", r.name, "event", e.Type, "generation", now.Generation,
+	r.log.Info("certificate changed", "certificate", r.name, "event", e.Type, "generation", now.Generation, "serial", e.Serial,
 		"not_after", now.NotAfter, "renew_at", now.RenewAt)
 	r.emit(e)
 }
@@ -233,4 +280,15 @@ func (r *rotator) retire(ctx context.Context, rec record) (record, error) {
 	}
 	rec.Old = slices.Clone(rec.Old[1:])
 	return rec, nil
+}
+
+// warn says, once for each certificate, that its end is near.
+func (r *rotator) warn(rec record) record {
+	cur := rec.Current
+	r.log.Warn("certificate is near its end and was not replaced", "certificate", r.name, "not_after", cur.NotAfter,
+		"tries", rec.Failures, "err", rec.Error)
+	r.emit(event{Type: eventCertificateExpiring, Name: r.name, Generation: cur.Generation, Serial: serialOf(cur.Chain), NotAfter: cur.NotAfter,
+		Error: rec.Error, Tries: rec.Failures, Source: sourceAgent, At: wall()})
+	rec.Current.Warned = true
+	return rec
 }

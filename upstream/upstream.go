@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"crypto/tls"
+	"strconv"
 	"time"
 
 	"github.com/signet-agent/signet/internal/secret"
@@ -30,6 +31,19 @@ const (
 	Renew                       // the same key, a later end
 	Rotate                      // a new key in place of the present one
 )
+
+// String is the kind as operators read it.
+func (k RequestKind) String() string {
+	switch k {
+	case Register:
+		return "register"
+	case Renew:
+		return "renew"
+	case Rotate:
+		return "rotate"
+	}
+	return "request kind " + strconv.Itoa(int(k))
+}
 
 // A CertificateRequest asks an issuer for a certificate.
 type CertificateRequest struct {

@@ -154,6 +154,15 @@ func (w Window) Next(t time.Time) time.Time {
 	return t
 }
 
+// Opening is the opening that t lies in, or else the first one after t.
+func (w Window) Opening(t time.Time) (start, end time.Time) {
+	next := w.Next(t)
+	if start, end = w.around(next); start.IsZero() {
+		return next, next
+	}
+	return start, end
+}
+
 // around is the opening that t lies in, or one that it does not lie in.
 func (w Window) around(t time.Time) (start, end time.Time) {
 	for _, day := range []int{-1, 0} {
