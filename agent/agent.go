@@ -104,9 +104,9 @@ func (a *Agent) makeTokens() error {
 		}
 		name := h.TokenName()
 		a.tokens[name] = hsm.New(hsm.Config{
-			Name: name, Worker: worker, Module: h.Module, Label: h.Label, Serial: h.Serial, URI: h.URI,
+			Name: name, Worker: worker, Module: h.Module, InitArgs: h.InitArgs, Label: h.Label, Serial: h.Serial, URI: h.URI,
 			PIN:       hsm.PINSource{File: h.PIN.File, Credential: h.PIN.Credential, Env: h.PIN.Env},
-			NoSandbox: h.Sandbox == "off", Network: h.Network,
+			NoSandbox: h.Sandbox == "off", Network: h.Network, Lenient: h.Audit == "lenient",
 			Sessions: h.SessionLimit(), Timeout: h.CallTimeout(), Log: a.log, Observe: a.metrics.hsmOperation,
 			Ledger: ledger{a.store}, Guard: a.store.Guard(name),
 		})

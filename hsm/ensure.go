@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/signet-agent/signet/hsm/wire"
@@ -260,8 +261,12 @@ func (t *Token) check(ctx context.Context, k LedgerKey, f *wire.Found) (*Key, er
 	if err != nil {
 		return nil, err
 	}
-	if findings := judge(a); len(findings) > 0 {
-		return nil, bad("%v", findings)
+	v := judge(a)
+	if v.refuses(t.cfg.Lenient) {
+		return nil, bad("%s", strings.Join(v.all(), "; "))
+	}
+	if findings := v.all(); len(findings) > 0 {
+		t.log.Warn("key used although its audit failed, because hsm.audit is lenient", "key", k.String(), "findings", findings)
 	}
 	if k.Type.seals() {
 		err = t.trySeal(ctx, key)

@@ -55,16 +55,23 @@ func (t *Token) Info(ctx context.Context, id string) (KeyInfo, error) {
 	if err != nil {
 		return info, err
 	}
-	findings := judge(a)
+	findings := judge(a).all()
 	info.Attributes = a.Attributes
 	info.Audit = Audit{Passed: len(findings) == 0, Findings: findings, Read: a.Read, Wrap: a.Wrap, WrapBy: a.WrapBy}
 	return info, nil
 }
 
+// A verdict is what is wrong with a key: what is grave is never accepted.
+type verdict struct{ grave, weak []string }
+
+func (v verdict) all() []string { return slices.Concat(v.grave, v.weak) }
+
+func (v verdict) refuses(lenient bool) bool { return len(v.grave) > 0 || len(v.weak) > 0 && !lenient }
+
 // judge says what is wrong with a key. A flag that the module does not state is
 // not held against it, except the two that say whether the key can leave now.
-func judge(a *wire.Audited) []string {
-	var bad []string
+func judge(a *wire.Audited) verdict {
+	var v verdict
 	for _, want := range []struct {
 		name     string
 		value    bool
@@ -76,23 +83,25 @@ func judge(a *wire.Audited) []string {
 		{"CKA_NEVER_EXTRACTABLE", true, false},
 		{"CKA_TOKEN", true, false},
 	} {
-		v, stated := a.Attributes[want.name].(bool)
-		if stated && v != want.value || !stated && want.required {
-			bad = append(bad, fmt.Sprintf("%s is %v", want.name, a.Attributes[want.name]))
+		is, stated := a.Attributes[want.name].(bool)
+		to := &v.weak
+		if want.required {
+			to = &v.grave
+		}
+		if stated && is != want.value || !stated && want.required {
+			*to = append(*to, fmt.Sprintf("%s is %v", want.name, a.Attributes[want.name]))
 		}
 	}
-	// NSS calls keys that it has made itself not local; but it knows how they
-	// were made, which nobody knows of an imported one.
 	if local, stated := a.Attributes["CKA_LOCAL"].(bool); stated && !local && a.Attributes["CKA_KEY_GEN_MECHANISM"] == nil {
-		bad = append(bad, "CKA_LOCAL is false: it was not made on the token")
+		v.weak = append(v.weak, "CKA_LOCAL is false: it was not made on the token")
 	}
 	if a.Read == wire.Allowed {
-		bad = append(bad, "its private value can be read")
+		v.grave = append(v.grave, "its private value can be read")
 	}
 	if a.Wrap == wire.Allowed {
-		bad = append(bad, "it can be wrapped out by "+a.WrapBy)
+		v.weak = append(v.weak, "it can be wrapped out by "+a.WrapBy)
 	}
-	return bad
+	return v
 }
 
 // An Object is something on the token that the ledger does not know.
@@ -206,6 +215,15 @@ func offers(o *wire.Opened, mech, size uint) bool {
 		}
 	}
 	return false
+}
+
+// warnings are what an operator should know of a token that is open.
+func (t *Token) warnings(o *wire.Opened) []string {
+	w := slices.Clone(o.Warnings)
+	if t.cfg.Lenient {
+		w = append(w, "hsm.audit is lenient: keys are used even if the module would wrap them out")
+	}
+	return w
 }
 
 // limits says what the token cannot do.

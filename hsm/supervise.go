@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/signet-agent/signet/hsm/wire"
@@ -201,7 +202,7 @@ func (t *Token) openWith(ctx context.Context, p *process, l login, keys []Ledger
 		salt = l.salt
 	}
 	o := &wire.Opened{}
-	err := t.ask(ctx, p, wire.OpOpen, wire.Open{Module: t.cfg.Module, Token: t.selector, PIN: t.pin, Salt: salt,
+	err := t.ask(ctx, p, wire.OpOpen, wire.Open{Module: t.cfg.Module, InitArgs: t.cfg.InitArgs, Token: t.selector, PIN: t.pin, Salt: salt,
 		Sessions: t.cfg.Sessions, Sandbox: !t.cfg.NoSandbox, Network: t.cfg.Network}, o)
 	if err != nil {
 		return nil, nil, t.fail("open", "", err)
@@ -327,7 +328,8 @@ func (t *Token) opening(p *process, o *wire.Opened, listed *wire.Listed, keys []
 		t.status.Open, t.status.Since, t.status.Err = true, time.Now(), nil
 		t.status.Tried, t.status.PID = t.status.Since, p.cmd.Process.Pid
 		t.status.Label, t.status.Serial, t.status.Module = o.Label, o.Serial, o.Library
-		t.status.Sessions, t.status.Limits, t.status.Warnings, t.status.Lost = o.Sessions, limits(o), o.Warnings, lost
+		t.status.Sessions, t.status.Limits, t.status.Warnings, t.status.Lost = o.Sessions, limits(o), t.warnings(o), lost
+		t.status.Types = slices.DeleteFunc(supported(o), KeyType.seals)
 		select {
 		case <-t.ready:
 		default:
@@ -335,7 +337,7 @@ func (t *Token) opening(p *process, o *wire.Opened, listed *wire.Listed, keys []
 		}
 	})
 	t.log.Info("HSM open", "label", o.Label, "serial", o.Serial, "module", o.Library, "sessions", o.Sessions)
-	for _, w := range o.Warnings {
+	for _, w := range t.warnings(o) {
 		t.log.Warn("HSM warning", "text", w)
 	}
 	if len(lost) > 0 {

@@ -33,6 +33,9 @@ type Config struct {
 	Env []string
 	// Module is the path of the vendor's PKCS#11 library. It may come from URI.
 	Module string
+	// InitArgs is a text that the library is initialised with. Most need none;
+	// the one of NSS is told by it where its database is.
+	InitArgs string
 	// Label, Serial and URI (RFC 7512) choose the token. What is given must
 	// match; exactly one token may.
 	Label, Serial, URI string
@@ -44,6 +47,10 @@ type Config struct {
 	Network bool
 	// NoSandbox lets the library do all that the agent may.
 	NoSandbox bool
+	// Lenient uses keys that cannot be read but that the module would wrap for
+	// another key, or does not call its own. Without it they are refused. It is
+	// for modules in software, such as that of NSS.
+	Lenient bool
 	// Timeout is how long a call into the library may take. If 0, it is 10 s.
 	Timeout time.Duration
 	// Ledger remembers the keys. It is required.
@@ -180,8 +187,9 @@ type Status struct {
 
 	// What was last opened.
 	Label, Serial, Module string
-	Sessions              int      // signatures that can be under way at once
-	Limits                []string // what the token cannot do
+	Sessions              int       // signatures that can be under way at once
+	Types                 []KeyType // what the token can make for signing
+	Limits                []string  // what the token cannot do
 	Warnings              []string
 	Lost                  []string // keys of the ledger that are not on the token
 }

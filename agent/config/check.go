@@ -118,6 +118,7 @@ func (k *checker) token(at string, h HSM) {
 	k.positive(at+".timeout", h.Timeout)
 	k.unless(h.Sessions >= 0 && h.Sessions <= 1024, at+".sessions", "%d is not between 1 and 1024", h.Sessions)
 	k.oneOf(at+".sandbox", h.Sandbox, "on", "off")
+	k.oneOf(at+".audit", h.Audit, "strict", "lenient")
 }
 
 // tokenURI takes apart the attributes of an RFC 7512 URI, as far as it has to

@@ -82,6 +82,9 @@ type HSM struct {
 	// Module is the path of the vendor's PKCS#11 library. It may be left out
 	// if URI has a module-path.
 	Module string `yaml:"module"`
+	// InitArgs is a text that the library is initialised with, for the few that
+	// need one.
+	InitArgs string `yaml:"init_args"`
 	// Label is the label of the token, as `pkcs11-tool -L` shows it.
 	Label string `yaml:"token"`
 	// Serial is the serial number of the token; with Label, both must match.
@@ -102,6 +105,9 @@ type HSM struct {
 	Sandbox string `yaml:"sandbox"`
 	// Network lets the module use the network, as those of network HSMs must.
 	Network bool `yaml:"network"`
+	// Audit is "strict" (also if empty) or "lenient", which uses keys that the
+	// module would wrap for another key, or does not call its own.
+	Audit string `yaml:"audit"`
 }
 
 // TokenName is Name, or "default".

@@ -24,6 +24,7 @@ const (
 // Open loads the module and chooses the token, without logging in.
 type Open struct {
 	Module   string
+	InitArgs string // for C_Initialize, of the few modules that need some
 	Token    Selector
 	PIN      PINSource
 	Salt     []byte // for Opened.PINDigest

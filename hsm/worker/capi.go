@@ -22,7 +22,10 @@ typedef struct {
 	void *fn[68];
 } ck_functions;
 
-enum { FN_LOGIN = 18, FN_SIGN_INIT = 42, FN_SIGN = 43 };
+enum {
+	FN_LOGIN = 18, FN_ENCRYPT_INIT = 29, FN_ENCRYPT = 30, FN_DECRYPT_INIT = 33, FN_DECRYPT = 34,
+	FN_SIGN_INIT = 42, FN_SIGN = 43,
+};
 
 static ck_functions *signet_load(const char *path, const char **why) {
 	ck_ulong (*get)(ck_functions **);
@@ -55,6 +58,33 @@ static ck_ulong signet_sign(ck_functions *f, ck_ulong session, ck_ulong mech, vo
 	if (rv != 0) return rv;
 	*begun = 1;
 	return sign(session, in, inlen, out, outlen);
+}
+
+typedef struct {
+	unsigned char *iv;
+	ck_ulong iv_len, iv_bits;
+	unsigned char *aad;
+	ck_ulong aad_len, tag_bits;
+} ck_gcm;
+
+// signet_crypt encrypts or decrypts a few bytes in one go. The room in out is
+// ample, so that the module is not asked for the length: that of NSS says too
+// little for GCM. With an iv, the mechanism is given GCM parameters, else par.
+static ck_ulong signet_crypt(ck_functions *f, int decrypt, ck_ulong session, ck_ulong mech, void *par, ck_ulong parlen, ck_ulong key,
+                             unsigned char *iv, ck_ulong ivlen, unsigned char *aad, ck_ulong aadlen,
+                             unsigned char *in, ck_ulong inlen, unsigned char *out, ck_ulong *outlen, int *begun) {
+	ck_ulong (*init)(ck_ulong, ck_mechanism *, ck_ulong) = f->fn[decrypt ? FN_DECRYPT_INIT : FN_ENCRYPT_INIT];
+	ck_ulong (*crypt)(ck_ulong, unsigned char *, ck_ulong, unsigned char *, ck_ulong *) = f->fn[decrypt ? FN_DECRYPT : FN_ENCRYPT];
+	ck_gcm gcm = {iv, ivlen, 8 * ivlen, aad, aadlen, 128};
+	ck_mechanism m = {mech, par, parlen};
+	if (ivlen > 0) {
+		m.parameter = &gcm;
+		m.parameter_len = sizeof gcm;
+	}
+	ck_ulong rv = init(session, &m, key);
+	if (rv != 0) return rv;
+	*begun = 1;
+	return crypt(session, in, inlen, out, outlen);
 }
 */
 import "C"
@@ -109,6 +139,62 @@ func (c capi) sign(s pkcs11.SessionHandle, mech uint, par []C.ck_ulong, key pkcs
 		(*C.uchar)(unsafe.SliceData(in)), C.ck_ulong(len(in)), (*C.uchar)(unsafe.SliceData(out)), &size, &flag)
 	return int(size), flag != 0, uint(r)
 }
+
+// cryptRoom is how much longer a result may be than what goes in.
+const cryptRoom = 512
+
+// A cipher is how a few bytes are encrypted or decrypted.
+type cipher struct {
+	mech    uint
+	par     mechParams // of OAEP
+	iv, aad []byte     // of GCM
+}
+
+// crypt encrypts or decrypts. If begun, and rv is not 0, then an operation may
+// still be active in the session.
+func (c capi) crypt(decrypt bool, s pkcs11.SessionHandle, how cipher, key pkcs11.ObjectHandle, in []byte) (out []byte, begun bool, rv uint) {
+	out = make([]byte, len(in)+cryptRoom)
+	var pp unsafe.Pointer
+	if len(how.par) > 0 {
+		pp = unsafe.Pointer(&how.par[0])
+	}
+	size, flag, dec := C.ck_ulong(len(out)), C.int(0), C.int(0)
+	if decrypt {
+		dec = 1
+	}
+	bytes := func(b []byte) (*C.uchar, C.ck_ulong) {
+		return (*C.uchar)(unsafe.SliceData(b)), C.ck_ulong(len(b))
+	}
+	iv, ivLen := bytes(how.iv)
+	aad, aadLen := bytes(how.aad)
+	from, fromLen := bytes(in)
+	r := C.signet_crypt(c.f, dec, C.ck_ulong(s), C.ck_ulong(how.mech), pp, C.ck_ulong(len(how.par)*C.sizeof_ck_ulong), C.ck_ulong(key),
+		iv, ivLen, aad, aadLen, from, fromLen, (*C.uchar)(unsafe.SliceData(out)), &size, &flag)
+	if r != 0 || int(size) > len(out) {
+		return nil, flag != 0, uint(r)
+	}
+	return out[:size], flag != 0, 0
+}
+
+// oaepParams are CK_RSA_PKCS_OAEP_PARAMS: hash, mask generation, that there is a
+// label, and that it is empty.
+func oaepParams(hash, mgf uint) []C.ck_ulong {
+	return []C.ck_ulong{C.ck_ulong(hash), C.ck_ulong(mgf), C.ck_ulong(pkcs11.CKZ_DATA_SPECIFIED), 0, 0}
+}
+
+// reserved is a text for C_Initialize in memory of C's, which the library may
+// keep looking at: it stays for the life of the process.
+type reserved struct{ text *C.char }
+
+// newReserved is nil for an empty text.
+func newReserved(text string) *reserved {
+	if text == "" {
+		return nil
+	}
+	return &reserved{C.CString(text)}
+}
+
+func (r *reserved) pointer() unsafe.Pointer { return unsafe.Pointer(r.text) }
 
 // pssParams are CK_RSA_PKCS_PSS_PARAMS: hash, mask generation, length of salt.
 func pssParams(hash, mgf, salt uint) []C.ck_ulong {

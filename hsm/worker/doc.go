@@ -25,5 +25,8 @@
 // crypto11 initialises the module, holds it open and generates RSA, ECDSA and
 // AES keys. Its known weaknesses are fenced: it never sees the PIN, holds two
 // sessions, and is not asked to search, sign or seal. That is done on
-// miekg/pkcs11, and signing by one crossing into C, see sign.go.
+// miekg/pkcs11, and what is done often or with secrets by one crossing into C,
+// see capi.go. A module that wants arguments for its initialisation, which
+// crypto11 cannot give, is used without it; so is one that wants other
+// templates.
 package worker

@@ -1,7 +1,6 @@
 package worker
 
 import (
-	"crypto/elliptic"
 	"encoding/hex"
 	"fmt"
 
@@ -18,26 +17,16 @@ func (m *module) generate(req wire.Generate) (*wire.Found, error) {
 	if err != nil || len(id) == 0 || req.Label == "" {
 		return nil, &wire.Error{Name: wire.BadRequest, Text: fmt.Sprintf("generate key %q", req.ID)}
 	}
-	public, private := templates(id, req)
-	switch req.Type {
-	case wire.TypeRSA2048, wire.TypeRSA2048KE:
-		_, err = m.c11.GenerateRSAKeyPairWithAttributes(public, private, 2048)
-	case wire.TypeRSA3072:
-		_, err = m.c11.GenerateRSAKeyPairWithAttributes(public, private, 3072)
-	case wire.TypeRSA4096:
-		_, err = m.c11.GenerateRSAKeyPairWithAttributes(public, private, 4096)
-	case wire.TypeP256:
-		_, err = m.c11.GenerateECDSAKeyPairWithAttributes(public, private, elliptic.P256())
-	case wire.TypeP384:
-		_, err = m.c11.GenerateECDSAKeyPairWithAttributes(public, private, elliptic.P384())
-	case wire.TypeP521:
-		_, err = m.c11.GenerateECDSAKeyPairWithAttributes(public, private, elliptic.P521())
-	case wire.TypeEd25519:
-		err = m.generateEd25519(public, private)
-	case wire.TypeAES256:
-		_, err = m.c11.GenerateSecretKeyWithAttributes(private, 256, crypto11.CipherAES)
-	default:
+	kind, known := kinds[req.Type]
+	if !known {
 		return nil, &wire.Error{Name: wire.BadRequest, Text: fmt.Sprintf("generate key of type %q", req.Type)}
+	}
+	if !m.plain {
+		err = m.generateAs(kind, id, req, true)
+		m.plain = m.balks(id, err)
+	}
+	if m.plain {
+		err = m.generateAs(kind, id, req, false)
 	}
 	if err != nil {
 		return nil, wireError("generate key", err)
@@ -45,9 +34,97 @@ func (m *module) generate(req wire.Generate) (*wire.Found, error) {
 	return m.find(req.ID)
 }
 
+// generateAs makes a key that is for one use only, or, where the module does not
+// take that, for those uses that it gives such a key by itself.
+func (m *module) generateAs(k kind, id []byte, req wire.Generate, strict bool) error {
+	public, private := templates(id, req, strict)
+	if m.c11 != nil && k.by11 != nil && strict {
+		return k.by11(m.c11, public, private)
+	}
+	return m.generateBy(k, public, private)
+}
+
+// balks reports whether a generation failed in a way in which modules refuse to
+// be told what a key is not for, as that of TPMs does, and left nothing.
+func (m *module) balks(id []byte, err error) bool {
+	if !isCKR(err, pkcs11.CKR_GENERAL_ERROR, pkcs11.CKR_TEMPLATE_INCONSISTENT, pkcs11.CKR_ATTRIBUTE_VALUE_INVALID, pkcs11.CKR_ATTRIBUTE_TYPE_INVALID) {
+		return false
+	}
+	left, err := m.search(pkcs11.NewAttribute(pkcs11.CKA_ID, id))
+	return err == nil && len(left) == 0
+}
+
+// A kind is how a type of key is made: by crypto11 where it can, else directly.
+type kind struct {
+	by11    func(c *crypto11.Context, public, private crypto11.AttributeSet) error
+	mech    uint
+	keyType uint
+	bits    int    // of a modulus
+	params  []byte // of a curve
+}
+
+var kinds = map[string]kind{
+	wire.TypeRSA2048:   rsaKind(2048),
+	wire.TypeRSA2048KE: rsaKind(2048),
+	wire.TypeRSA3072:   rsaKind(3072),
+	wire.TypeRSA4096:   rsaKind(4096),
+	wire.TypeP256:      ecKind(curves[0]),
+	wire.TypeP384:      ecKind(curves[1]),
+	wire.TypeP521:      ecKind(curves[2]),
+	wire.TypeEd25519:   {mech: ckmECEdwardsKeyGen, keyType: ckkECEdwards, params: []byte{0x06, 0x03, 0x2b, 0x65, 0x70}}, // 1.3.101.112
+	wire.TypeAES256: {mech: pkcs11.CKM_AES_KEY_GEN, keyType: pkcs11.CKK_AES,
+		by11: func(c *crypto11.Context, _, secret crypto11.AttributeSet) error {
+			_, err := c.GenerateSecretKeyWithAttributes(secret, 256, crypto11.CipherAES)
+			return err
+		}},
+}
+
+func rsaKind(bits int) kind {
+	return kind{mech: pkcs11.CKM_RSA_PKCS_KEY_PAIR_GEN, keyType: pkcs11.CKK_RSA, bits: bits,
+		by11: func(c *crypto11.Context, public, private crypto11.AttributeSet) error {
+			_, err := c.GenerateRSAKeyPairWithAttributes(public, private, bits)
+			return err
+		}}
+}
+
+func ecKind(named curve) kind {
+	return kind{mech: pkcs11.CKM_EC_KEY_PAIR_GEN, keyType: pkcs11.CKK_EC, params: named.params,
+		by11: func(c *crypto11.Context, public, private crypto11.AttributeSet) error {
+			_, err := c.GenerateECDSAKeyPairWithAttributes(public, private, named.curve)
+			return err
+		}}
+}
+
+// generateBy makes what crypto11 cannot, and all keys of a library that crypto11
+// cannot open.
+func (m *module) generateBy(k kind, public, private crypto11.AttributeSet) error {
+	set := func(s crypto11.AttributeSet, typ uint, v any) { _ = s.Set(typ, v) }
+	mech := []*pkcs11.Mechanism{pkcs11.NewMechanism(k.mech, nil)}
+	if k.keyType == pkcs11.CKK_AES {
+		set(private, pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY)
+		set(private, pkcs11.CKA_KEY_TYPE, k.keyType)
+		set(private, pkcs11.CKA_VALUE_LEN, 32)
+		_, err := m.ctx.GenerateKey(m.admin, mech, private.ToSlice())
+		return err
+	}
+	set(public, pkcs11.CKA_CLASS, pkcs11.CKO_PUBLIC_KEY)
+	set(private, pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY)
+	set(public, pkcs11.CKA_KEY_TYPE, k.keyType)
+	set(private, pkcs11.CKA_KEY_TYPE, k.keyType)
+	if k.bits > 0 {
+		set(public, pkcs11.CKA_MODULUS_BITS, k.bits)
+		set(public, pkcs11.CKA_PUBLIC_EXPONENT, []byte{1, 0, 1})
+	} else {
+		set(public, pkcs11.CKA_EC_PARAMS, k.params)
+	}
+	_, _, err := m.ctx.GenerateKeyPair(m.admin, mech, public.ToSlice(), private.ToSlice())
+	return err
+}
+
 // templates are the attributes of both halves. They are sets, because modules
-// differ in which of two equal attributes they take.
-func templates(id []byte, req wire.Generate) (public, private crypto11.AttributeSet) {
+// differ in which of two equal attributes they take. If strict, they say what
+// the key is not for, too.
+func templates(id []byte, req wire.Generate, strict bool) (public, private crypto11.AttributeSet) {
 	public, private = crypto11.NewAttributeSet(), crypto11.NewAttributeSet()
 	set := func(s crypto11.AttributeSet, typ uint, v any) { _ = s.Set(typ, v) } // fails on types of v not used here
 	for _, s := range []crypto11.AttributeSet{public, private} {
@@ -59,27 +136,19 @@ func templates(id []byte, req wire.Generate) (public, private crypto11.Attribute
 	set(private, pkcs11.CKA_PRIVATE, true)
 	set(private, pkcs11.CKA_SENSITIVE, true)
 	set(private, pkcs11.CKA_EXTRACTABLE, false)
-	set(private, pkcs11.CKA_SIGN, !seal)
-	set(private, pkcs11.CKA_DECRYPT, seal)
-	set(public, pkcs11.CKA_VERIFY, !seal)
-	set(public, pkcs11.CKA_ENCRYPT, seal)
+	use := func(s crypto11.AttributeSet, typ uint, is bool) {
+		if is || strict {
+			set(s, typ, is)
+		}
+	}
+	use(private, pkcs11.CKA_SIGN, !seal)
+	use(private, pkcs11.CKA_DECRYPT, seal)
+	use(public, pkcs11.CKA_VERIFY, !seal)
+	use(public, pkcs11.CKA_ENCRYPT, seal)
 	if req.Type == wire.TypeAES256 {
 		set(private, pkcs11.CKA_ENCRYPT, true)
 	}
 	return public, private
-}
-
-// generateEd25519 does what crypto11 cannot.
-func (m *module) generateEd25519(public, private crypto11.AttributeSet) error {
-	set := func(s crypto11.AttributeSet, typ uint, v any) { _ = s.Set(typ, v) }
-	set(public, pkcs11.CKA_CLASS, pkcs11.CKO_PUBLIC_KEY)
-	set(private, pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY)
-	set(public, pkcs11.CKA_KEY_TYPE, ckkECEdwards)
-	set(private, pkcs11.CKA_KEY_TYPE, ckkECEdwards)
-	set(public, pkcs11.CKA_EC_PARAMS, []byte{0x06, 0x03, 0x2b, 0x65, 0x70}) // 1.3.101.112
-	_, _, err := m.ctx.GenerateKeyPair(m.admin, []*pkcs11.Mechanism{pkcs11.NewMechanism(ckmECEdwardsKeyGen, nil)},
-		public.ToSlice(), private.ToSlice())
-	return err
 }
 
 // destroy removes everything with an ID, the private half last: should it be

@@ -23,7 +23,8 @@ type module struct {
 	path string
 	c    capi
 	ctx  *pkcs11.Ctx
-	c11  *crypto11.Context
+	c11  *crypto11.Context // nil for a library that wants arguments, which it cannot give
+	args *reserved         // what the library is initialised with; nil for nothing
 	slot uint
 	info pkcs11.TokenInfo
 	pin  []byte // read, not yet tried
@@ -32,6 +33,7 @@ type module struct {
 	// reading by everything else.
 	alone sync.RWMutex
 
+	plain   bool                 // generates only from templates that say what a key is for, not what it is not for
 	admin   pkcs11.SessionHandle // of the goroutine that carries out all but signing
 	signers int                  // number of signing sessions
 	index   index
@@ -50,7 +52,7 @@ func open(req wire.Open) (*module, *wire.Opened, error) {
 	if ctx == nil {
 		return nil, nil, &wire.Error{Name: wire.NotAModule, Text: "load " + req.Module}
 	}
-	m := &module{path: req.Module, c: c, ctx: ctx}
+	m := &module{path: req.Module, c: c, ctx: ctx, args: newReserved(req.InitArgs)}
 	if err := m.choose(req.Token); err != nil {
 		return nil, nil, err
 	}
@@ -58,11 +60,7 @@ func open(req wire.Open) (*module, *wire.Opened, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	// crypto11 is told not to log in: it would keep the PIN, and take a wrong
-	// one for right if the process is logged in already.
-	m.c11, err = crypto11.Configure(&crypto11.Config{Path: req.Module, SlotNumber: asInt(m.slot),
-		MaxSessions: crypto11Sessions, LoginNotSupported: true})
-	if err != nil {
+	if err := m.hold(); err != nil {
 		return nil, nil, wireError("open token", err)
 	}
 	again, err := ctx.GetTokenInfo(m.slot)
@@ -85,6 +83,26 @@ func open(req wire.Open) (*module, *wire.Opened, error) {
 	return m, opened, nil
 }
 
+// hold initialises the library for the life of the process: by crypto11, which
+// wants to be the one who does so, or where it cannot, without it.
+func (m *module) hold() (err error) {
+	if m.args != nil {
+		return m.initialize()
+	}
+	// crypto11 is told not to log in: it would keep the PIN, and take a wrong
+	// one for right if the process is logged in already.
+	m.c11, err = crypto11.Configure(&crypto11.Config{Path: m.path, SlotNumber: asInt(m.slot),
+		MaxSessions: crypto11Sessions, LoginNotSupported: true})
+	return err
+}
+
+func (m *module) initialize() error {
+	if m.args != nil {
+		return m.ctx.Initialize(pkcs11.InitializeWithReserved(m.args.pointer()))
+	}
+	return m.ctx.Initialize()
+}
+
 func asInt(slot uint) *int { i := int(slot); return &i }
 
 // signers is how many sessions are left for signing of those that the
@@ -101,7 +119,7 @@ func signers(configured int, info pkcs11.TokenInfo) int {
 // choose finds the one token that sel means. It initialises the library and
 // leaves it as it was, because crypto11 wants to be the one who does so.
 func (m *module) choose(sel wire.Selector) error {
-	if err := m.ctx.Initialize(); err != nil {
+	if err := m.initialize(); err != nil {
 		return wireError("initialise module", err)
 	}
 	defer m.ctx.Finalize() //nolint:errcheck // what follows initialises it again, and would tell

@@ -297,12 +297,15 @@ func (m *module) rsaKey(h pkcs11.ObjectHandle) (pub any, typ string, sigLen int)
 	return nil, "", 0
 }
 
-// curves are the ones we use, with the DER of their names.
-var curves = []struct {
+// A curve has the DER of its name.
+type curve struct {
 	typ    string
 	curve  elliptic.Curve
 	params []byte
-}{
+}
+
+// curves are the ones we use.
+var curves = []curve{
 	{wire.TypeP256, elliptic.P256(), []byte{0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07}},
 	{wire.TypeP384, elliptic.P384(), []byte{0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22}},
 	{wire.TypeP521, elliptic.P521(), []byte{0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23}},
@@ -317,37 +320,49 @@ func (m *module) ecKey(h pkcs11.ObjectHandle) (pub any, typ string, sigLen int) 
 		if string(c.params) != string(params) {
 			continue
 		}
-		key, err := ecdsa.ParseUncompressedPublicKey(c.curve, point)
+		size := (c.curve.Params().BitSize + 7) / 8
+		key, err := ecdsa.ParseUncompressedPublicKey(c.curve, bare(point, 1+2*size))
 		if err != nil {
 			return nil, "", 0
 		}
-		return key, c.typ, 2 * ((c.curve.Params().BitSize + 7) / 8)
+		return key, c.typ, 2 * size
 	}
 	return nil, "", 0
 }
 
 func (m *module) edKey(h pkcs11.ObjectHandle) (pub any, typ string, sigLen int) {
 	_, point, ok := m.point(h)
-	if !ok || len(point) != ed25519.PublicKeySize {
+	if point = bare(point, ed25519.PublicKeySize); !ok || point == nil {
 		return nil, "", 0
 	}
 	return ed25519.PublicKey(point), wire.TypeEd25519, ed25519.SignatureSize
 }
 
-// point reads an elliptic curve point. The standard wants it in an OCTET
-// STRING; some modules leave that away.
+// point reads an elliptic curve point.
 func (m *module) point(h pkcs11.ObjectHandle) (params, point []byte, ok bool) {
 	attrs, err := m.ctx.GetAttributeValue(m.admin, h, []*pkcs11.Attribute{
 		pkcs11.NewAttribute(pkcs11.CKA_EC_PARAMS, nil), pkcs11.NewAttribute(pkcs11.CKA_EC_POINT, nil)})
 	if err != nil {
 		return nil, nil, false
 	}
-	params, point = attrs[0].Value, attrs[1].Value
+	return attrs[0].Value, attrs[1].Value, true
+}
+
+// bare is a point of that many bytes. The standard wants it in an OCTET STRING;
+// some modules leave that away, and that of TPMs writes a length of more than
+// 127 in one byte, as DER does not. It is nil for anything else.
+func bare(point []byte, size int) []byte {
 	var inner []byte
-	if rest, err := asn1.Unmarshal(point, &inner); err == nil && len(rest) == 0 {
-		point = inner
+	if len(point) == size {
+		return point
 	}
-	return params, point, len(point) > 0
+	if rest, err := asn1.Unmarshal(point, &inner); err == nil && len(rest) == 0 && len(inner) == size {
+		return inner
+	}
+	if len(point) == size+2 && point[0] == asn1.TagOctetString && int(point[1]) == size {
+		return point[2:]
+	}
+	return nil
 }
 
 // ulong reads a CK_ULONG; it is 0 for what is none.

@@ -1,0 +1,215 @@
+package hsm_test
+
+import (
+	"bytes"
+	"crypto/rsa"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/signet-agent/signet/hsm"
+	"github.com/signet-agent/signet/hsm/hsmtest"
+)
+
+// TestModules runs the same rules over several makers' modules, so that nothing
+// is tuned to one. What a module cannot do is known from the moment it is open,
+// and is listed here: a module that learns something shows too.
+func TestModules(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		config func(testing.TB) hsm.Config
+		cannot []string
+		wrap   string // what came of wrapping a key out
+		weak   bool   // keys can leave it, whatever it says: only a lenient audit takes them
+	}{
+		{"softhsm", func(t testing.TB) hsm.Config { return hsmtest.New(t).Config(nil, nil) }, nil, "refused", false},
+		{"nss", hsmtest.NSS, []string{"no keys of type ed25519"}, "allowed", true},
+		{"tpm", hsmtest.TPM, []string{"no keys of type rsa-4096", "no keys of type ed25519",
+			"no AES-GCM: the data key is sealed by RSA-OAEP"}, "untested", false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			cfg := tt.config(t)
+			cfg.Ledger, cfg.Guard = &hsmtest.Ledger{}, &hsmtest.Guard{}
+			if tt.weak {
+				refusesWeakModule(t, cfg)
+				cfg.Ledger, cfg.Lenient = &hsmtest.Ledger{}, true
+			}
+			m := conformance{t: t, cfg: cfg, wrap: tt.wrap}
+			token, stop := open(t, cfg)
+			if got := token.Status().Limits; !slices.Equal(got, tt.cannot) {
+				t.Errorf("it cannot: %q; want %q", got, tt.cannot)
+			}
+			m.algorithms(token)
+			key := newKey(t, token, "host", hsm.ECDSAP256)
+			m.audits(token, key)
+			m.seals(token)
+			m.keepsCertificate(token, key)
+			m.survivesKill(token, key)
+			stop()
+			m.findsAgain(key)
+			m.triesWrongPINOnce()
+		})
+	}
+}
+
+// refusesWeakModule checks that a key which can be wrapped out is not used,
+// though the module says that it cannot leave.
+func refusesWeakModule(t *testing.T, cfg hsm.Config) {
+	token, stop := open(t, cfg)
+	defer stop()
+	k, err := token.Reserve("weak", hsm.ECDSAP256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := token.Ensure(t.Context(), k.ID); !errors.Is(err, hsm.ErrUntrusted) || !strings.Contains(err.Error(), "wrapped out") {
+		t.Errorf("got %v, want ErrUntrusted", err)
+	}
+	if err := token.SetState(k.ID, hsm.Retired); err != nil {
+		t.Fatal(err)
+	}
+	if err := token.Destroy(t.Context(), k.ID); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A conformance is what every module is held to.
+type conformance struct {
+	t    *testing.T
+	cfg  hsm.Config
+	wrap string
+}
+
+// algorithms signs with every type of key that the module offers, and is refused
+// the others by name before the module is asked.
+func (m conformance) algorithms(token *hsm.Token) {
+	for _, typ := range allTypes {
+		if typ == hsm.RSA3072 || typ == hsm.RSA4096 {
+			continue // slow to make, and TestSignsWithEveryAlgorithm has them
+		}
+		m.t.Run(string(typ), func(t *testing.T) {
+			if !slices.Contains(token.Status().Types, typ) {
+				k, err := token.Reserve("k-"+string(typ), typ)
+				if err != nil {
+					t.Fatal(err)
+				}
+				_, err = token.Ensure(t.Context(), k.ID)
+				if e := (*hsm.Error)(nil); !errors.As(err, &e) || e.Name != "CKR_MECHANISM_INVALID" || e.Hint() == "" {
+					t.Errorf("a key that the module does not offer: %v", err)
+				}
+				return
+			}
+			key := newKey(t, token, "k-"+string(typ), typ)
+			signsAll(t, key)
+			servesTLS(t, key)
+			requestsCertificate(t, key)
+		})
+	}
+}
+
+func (m conformance) audits(token *hsm.Token, key *hsm.Key) {
+	info, err := token.Info(m.t.Context(), key.Info().ID)
+	if err != nil || info.Audit.Passed == m.cfg.Lenient || info.Audit.Read != "refused" || info.Audit.Wrap != m.wrap || info.Audit.WrapBy == "" {
+		m.t.Errorf("audit: %+v, %v; want wrapping %s", info.Audit, err, m.wrap)
+	}
+	m.t.Logf("the module states %v; wrapping %s by %s", info.Attributes, info.Audit.Wrap, info.Audit.WrapBy)
+	if info.Attributes["CKA_SENSITIVE"] != true || info.Attributes["CKA_EXTRACTABLE"] != false {
+		m.t.Errorf("attributes: %v", info.Attributes)
+	}
+}
+
+func (m conformance) seals(token *hsm.Token) {
+	blob, err := token.Wrap(m.t.Context(), []byte("data key"))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	if got, err := token.Unwrap(m.t.Context(), blob); err != nil || string(got) != "data key" {
+		m.t.Errorf("Unwrap: %q, %v", got, err)
+	}
+	blob[len(blob)-1] ^= 1
+	if _, err := token.Unwrap(m.t.Context(), blob); !errors.Is(err, hsm.ErrSealed) {
+		m.t.Errorf("a changed blob: %v, want ErrSealed", err)
+	}
+	if n := token.Status().Restarts; n != 0 {
+		m.t.Errorf("that cost %d workers", n)
+	}
+}
+
+func (m conformance) keepsCertificate(token *hsm.Token, key *hsm.Key) {
+	cert := selfSigned(m.t, key)
+	for range 2 {
+		if err := token.StoreCertificate(m.t.Context(), key.Info().ID, cert.Raw); err != nil {
+			m.t.Fatal(err)
+		}
+	}
+	info, err := token.Info(m.t.Context(), key.Info().ID)
+	if err != nil || !bytes.Equal(info.Certificate, cert.Raw) {
+		m.t.Errorf("the token has another certificate; %v", err)
+	}
+}
+
+func (m conformance) survivesKill(token *hsm.Token, key *hsm.Key) {
+	if err := syscall.Kill(token.Status().PID, syscall.SIGKILL); err != nil {
+		m.t.Fatal(err)
+	}
+	if err := signOnce(key); err != nil {
+		m.t.Errorf("after a kill: %v", err)
+	}
+}
+
+// findsAgain opens the token in a new process, finds what was made, and destroys
+// one key.
+func (m conformance) findsAgain(key *hsm.Key) {
+	token, stop := open(m.t, m.cfg)
+	defer stop()
+	again, err := token.Key(m.t.Context(), key.Info().ID)
+	if err != nil || !slices.Equal(again.SPKI(), key.SPKI()) {
+		m.t.Fatalf("not found again: %v", err)
+	}
+	if err := signOnce(again); err != nil {
+		m.t.Error(err)
+	}
+	if lost := token.Status().Lost; len(lost) > 0 {
+		m.t.Errorf("lost: %v", lost)
+	}
+	if unknown, err := token.Unknown(m.t.Context()); err != nil || len(unknown) > 0 {
+		m.t.Errorf("unexplained: %+v, %v", unknown, err)
+	}
+	for _, k := range token.Keys() {
+		if !strings.HasPrefix(k.Name, "k-rsa") {
+			continue
+		}
+		if key, err := token.Key(m.t.Context(), k.ID); err != nil || key.Public().(*rsa.PublicKey).N.BitLen() != 2048 {
+			m.t.Errorf("%v: %v", k, err)
+		}
+		if err := token.SetState(k.ID, hsm.Retired); err != nil {
+			m.t.Error(err)
+		}
+		if err := token.Destroy(m.t.Context(), k.ID); err != nil {
+			m.t.Error(err)
+		}
+		if _, err := token.Info(m.t.Context(), k.ID); !errors.Is(err, hsm.ErrKeyLost) {
+			m.t.Errorf("after it was destroyed: %v", err)
+		}
+	}
+}
+
+func (m conformance) triesWrongPINOnce() {
+	wrong := filepath.Join(m.t.TempDir(), "pin")
+	if err := os.WriteFile(wrong, []byte("9999"), 0o600); err != nil {
+		m.t.Fatal(err)
+	}
+	cfg := m.cfg
+	cfg.PIN = hsm.PINSource{File: wrong}
+	token, stop := start(m.t, cfg)
+	if e := closedBy(m.t, token); e.Name != "CKR_PIN_INCORRECT" {
+		m.t.Errorf("a wrong PIN: %v", e)
+	}
+	stop()
+	_, stop = open(m.t, m.cfg) // one wrong one has locked nothing
+	stop()
+}
