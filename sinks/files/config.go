@@ -1,53 +1,86 @@
 package files
 
 import (
-	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"os"
-	"os/user"
-	"path/filepath"
-	"strconv"
-	"text/template"
 	"time"
+
+	"github.com/signet-agent/signet/internal/secret"
 )
 
 // A File is one file and what is in it.
 type File struct {
+	// Path of the file; within a Set its name.
 	Path string
-	// Secret or Certificate is the item; exactly one of them.
+	// Secret or Certificate is the item; exactly one of them, or none with a
+	// Template that names all its items itself.
 	Secret      string
 	Certificate string
 	// Field is the field of the secret for raw; for json and env it may be
 	// left out, which means all.
 	Field string
 	// Format is raw, json or env for a secret ("" is raw), and pem-bundle,
-	// pem-bundle-key-first, pem-chain or pem-key for a certificate ("" is
-	// pem-bundle).
+	// pem-bundle-key-first, pem-chain, pem-key or pkcs12 for a certificate (""
+	// is pem-bundle).
 	Format string
 	// Template is a text/template, in place of Field and Format.
 	Template string
+	// Password is that of a pkcs12 file.
+	Password func() (secret.Value, error)
 	// Owner and Group are names or numbers; "" is the agent's own.
 	Owner string
 	Group string
 	// Mode has permission bits only; 0 is 0600.
 	Mode fs.FileMode
+	// ACL are entries of a POSIX ACL beside the mode: "u:app:r".
+	ACL []string
+	// SELinux is the label of the file; "" is what the directory gives.
+	SELinux string
+	// RefuseInPlace keeps a target that cannot be renamed onto, such as a bind
+	// mount, from being written at all.
+	RefuseInPlace bool
+	// KeepPrevious keeps what the file held before, for a Rollback.
+	KeepPrevious bool
 }
 
-// A Delivery is a version of an item in a file.
+// A Set is a directory of files that appear together.
+type Set struct {
+	// Dir is a symbolic link that the agent keeps; its parent has to exist.
+	Dir     string
+	Entries []File
+	// Keep is how many previous generations stay for a Rollback.
+	Keep int
+}
+
+// A Delivery is a generation of a target: of a file, or of a set.
 type Delivery struct {
-	Path        string
+	// Target is the path of the file or of the set.
+	Target string
+	// Generation is a number that grows with each delivery to the target, over
+	// restarts too. It can be read off from what is on disk.
+	Generation int64
+	// Items are what is in it.
+	Items []Item
+	// Leaf is the leaf of its first certificate in DER; nil if there is none.
+	Leaf []byte
+	// Repaired is set if it was written because of a Drift, and not because an
+	// item changed.
+	Repaired bool
+}
+
+// An Item is a version of a secret or of a certificate.
+type Item struct {
 	Secret      string
 	Certificate string
 	Version     string // of the secret, or the serial number of the certificate
-	Repaired    bool   // written because of a Drift, not because the item changed
 }
 
 // A Drift is a change to a file that the agent did not make.
 type Drift struct {
-	Path string
-	What string // deleted, content, mode, owner, type
+	Target string
+	Path   string // the target, or the entry of the set
+	What   string // deleted, content, mode, owner, acl, label, type, link
 	// UID, GID and Mode are what was found; not set for deleted.
 	UID, GID uint32
 	Mode     fs.FileMode
@@ -57,20 +90,38 @@ type Drift struct {
 // Config configures Files.
 type Config struct {
 	Files []File
-	// Writing is called before a file is replaced, and an error keeps that from
-	// happening. What has to follow the replacement even after a crash, such as
-	// a reload, is noted here. It may be nil.
-	Writing func(Delivery) error
-	// Written is called after a file was replaced, before Publish returns. It
-	// may be nil.
-	Written func(Delivery)
+	Sets  []Set
+	// Writing is called before targets are replaced, with all that one change
+	// of an item replaces; an error keeps that from happening. What has to
+	// follow even after a crash, such as a reload, is noted here. It may be nil.
+	Writing func([]Delivery) error
+	// Written is called after targets were replaced and are on disk, before
+	// Publish returns. It may be nil.
+	Written func([]Delivery)
 	// Drifted is called once for each drift that was found; it may be nil.
 	Drifted func(Drift)
+	// Trusted is a directory whose parents' owners are trusted: they could
+	// replace the agent's own state. It may be empty.
+	Trusted string
 	// Log is told of repairs and failures; nil is nobody.
 	Log *slog.Logger
 }
 
-// An Error is a file that could not be written.
+// A Status is the state of one target.
+type Status struct {
+	Path        string
+	Set         bool
+	Secret      string // of a file
+	Certificate string // of a file
+	Version     string // that should be in the file; "" if there is none yet
+	Generation  int64  // that is in place; 0 if this process has not seen it right
+	RolledBack  bool   // a previous generation is in place, until something changes
+	WrittenAt   time.Time
+	Err         error // why the target is not right, or nil
+	RetryAt     time.Time
+}
+
+// An Error is a target that could not be written.
 type Error struct {
 	Path   string
 	Op     string // "open directory", "render", "write"
@@ -83,90 +134,3 @@ func (e *Error) Unwrap() error { return e.Err }
 
 // Hint says what an operator can do about it, or "".
 func (e *Error) Hint() string { return e.Remedy }
-
-// compile checks a File and resolves what can be known before there is an item.
-func compile(f File) (*target, error) {
-	t := &target{File: f, dir: filepath.Dir(f.Path), base: filepath.Base(f.Path), mode: f.Mode, uid: os.Geteuid(), gid: os.Getegid()}
-	fault := func(format string, args ...any) error {
-		return &Error{Path: f.Path, Op: "configuration", Err: fmt.Errorf(format, args...)}
-	}
-	if !filepath.IsAbs(f.Path) || filepath.Clean(f.Path) != f.Path || f.Path == "/" {
-		return nil, fault("the path is not absolute and clean")
-	}
-	if (f.Secret == "") == (f.Certificate == "") {
-		return nil, fault("needs either a secret or a certificate")
-	}
-	if t.mode == 0 {
-		t.mode = 0o600
-	}
-	if t.mode&^0o777 != 0 {
-		return nil, fault("mode %v has more than permission bits", t.mode)
-	}
-	if err := t.checkFormat(); err != nil {
-		return nil, fault("%w", err)
-	}
-	var err error
-	if f.Template != "" {
-		t.tmpl, err = template.New(t.base).Option("missingkey=error").Funcs(functions).Parse(f.Template)
-		if err != nil {
-			return nil, fault("%w", err)
-		}
-	}
-	if f.Owner != "" {
-		if t.uid, err = lookupUser(f.Owner); err != nil {
-			return nil, fault("there is no user %q on this host", f.Owner)
-		}
-	}
-	if f.Group != "" {
-		if t.gid, err = lookupGroup(f.Group); err != nil {
-			return nil, fault("there is no group %q on this host", f.Group)
-		}
-	}
-	return t, nil
-}
-
-func (t *target) checkFormat() error {
-	if t.Template != "" {
-		if t.Field != "" || t.Format != "" {
-			return errors.New("a template goes without field and format")
-		}
-		return nil
-	}
-	if t.Secret != "" {
-		switch t.Format {
-		case "", "raw", "json", "env":
-			return nil
-		}
-		return fmt.Errorf("format %q is not one of a secret: raw, json, env", t.Format)
-	}
-	if t.Field != "" {
-		return errors.New("certificates have no fields")
-	}
-	switch t.Format {
-	case "", "pem-bundle", "pem-bundle-key-first", "pem-chain", "pem-key":
-		return nil
-	}
-	return fmt.Errorf("format %q is not one of a certificate: pem-bundle, pem-bundle-key-first, pem-chain, pem-key", t.Format)
-}
-
-func lookupUser(name string) (int, error) {
-	if u, err := user.Lookup(name); err == nil {
-		name = u.Uid
-	}
-	return parseID(name)
-}
-
-func lookupGroup(name string) (int, error) {
-	if g, err := user.LookupGroup(name); err == nil {
-		name = g.Gid
-	}
-	return parseID(name)
-}
-
-func parseID(text string) (int, error) {
-	n, err := strconv.ParseUint(text, 10, 32)
-	if err == nil && n == 1<<32-1 { // "no change" to the kernel
-		err = strconv.ErrRange
-	}
-	return int(n), err
-}

@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -14,54 +14,129 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tmpPrefix begins the names of temporary files: .signet-PID-RANDOM.tmp.
+// The names of what the agent puts beside a target.
 const (
-	tmpPrefix = ".signet-"
-	tmpSuffix = ".tmp"
+	tmpPrefix   = ".signet-" // of temporary files: .signet-PID-RANDOM.tmp
+	tmpSuffix   = ".tmp"
+	prevPrefix  = ".signet-prev-"    // what a file held before
+	nextPrefix  = ".signet-next-"    // what is about to be exchanged with it
+	markPrefix  = ".signet-writing-" // there while a file is written in place
+	storePrefix = ".signet-set-"     // the directory with the generations of a set
 )
 
 // A dir is an open directory. All work in it is relative to it, so that nobody
 // can exchange it meanwhile.
 type dir struct {
 	f *os.File
+	// foreign are the owners on the way to it who are neither root nor the
+	// agent, each with one of theirs.
+	foreign map[uint32]string
+	touched bool // needs to be synced
 }
 
-// openDir opens the directory of a target and checks whether files of the
-// target's owner are safe in it.
-func (t *target) openDir() (*dir, error) {
-	fault := func(err error, remedy string) (*dir, error) {
-		return nil, &Error{Path: t.Path, Op: "open directory " + t.dir, Err: err, Remedy: remedy}
+// openDir opens a directory component by component. None of them may be a link,
+// or writable for everyone in a way that lets them exchange the next.
+func openDir(path string, trusted map[uint32]bool) (*dir, error) {
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS}
+	d := &dir{foreign: map[uint32]string{}}
+	at, sofar := unix.AT_FDCWD, "/"
+	rest := strings.Split(strings.Trim(path, "/"), "/")
+	if path == "/" {
+		rest = nil
 	}
-	fd, err := unix.Openat2(unix.AT_FDCWD, t.dir, &unix.OpenHow{
-		Flags: unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS})
-	switch {
-	case errors.Is(err, unix.ELOOP):
-		return fault(errors.New("there is a symbolic link in its path"), "write the path that the link leads to")
-	case errors.Is(err, unix.ENOENT):
-		return fault(err, "make the directory; the agent does not, as it cannot know whose it is")
-	case err != nil:
-		return fault(err, "the agent needs to enter and to write to the directory")
+	for i := -1; i < len(rest); i++ {
+		name := "/"
+		if i >= 0 {
+			name = rest[i]
+			sofar = filepath.Join(sofar, name)
+		}
+		last := i == len(rest)-1
+		if last {
+			how.Flags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC
+		}
+		fd, err := unix.Openat2(at, name, &how)
+		if at >= 0 {
+			unix.Close(at)
+		}
+		if err != nil {
+			return nil, dirError(path, sofar, err)
+		}
+		if err := d.inspect(fd, sofar, last, trusted); err != nil {
+			unix.Close(fd)
+			return nil, err
+		}
+		at = fd
 	}
-	d := &dir{os.NewFile(uintptr(fd), t.dir)}
+	d.f = os.NewFile(uintptr(at), path)
+	return d, nil
+}
+
+// inspect notes whose a directory on the way is, and refuses one that everyone
+// can write to.
+func (d *dir) inspect(fd int, path string, last bool, trusted map[uint32]bool) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
-		d.close()
-		return fault(err, "")
+		return err
 	}
-	if uid := int(st.Uid); uid != 0 && uid != os.Geteuid() && uid != t.uid {
-		d.close()
-		return fault(fmt.Errorf("it belongs to user %d, who could replace the file", uid), "give it to root, the agent, or the owner of the file")
+	if st.Mode&0o002 != 0 && (last || st.Mode&unix.S_ISVTX == 0) {
+		return &Error{Path: path, Op: "open directory", Err: errors.New("everyone can write to it"), Remedy: "chmod o-w " + path}
 	}
-	if st.Mode&0o002 != 0 {
-		d.close()
-		return fault(errors.New("everyone can write to it"), "chmod o-w "+t.dir)
+	if st.Uid != 0 && int(st.Uid) != os.Geteuid() && (last || !trusted[st.Uid]) {
+		if _, ok := d.foreign[st.Uid]; !ok || last {
+			d.foreign[st.Uid] = path
+		}
 	}
-	return d, nil
+	return nil
+}
+
+func dirError(path, at string, err error) error {
+	e := &Error{Path: path, Op: "open directory", Err: err, Remedy: "the agent needs to enter and to write to the directory"}
+	switch {
+	case errors.Is(err, unix.ELOOP):
+		e.Err, e.Remedy = fmt.Errorf("there is a symbolic link in its path, %s", at), "write the path that the link leads to"
+	case errors.Is(err, unix.ENOENT):
+		e.Remedy = "make the directory; the agent does not, as it cannot know whose it is"
+	}
+	return e
+}
+
+// safeFor reports why files of some owner are not safe in the directory.
+func (d *dir) safeFor(uid int) error {
+	for owner, path := range d.foreign {
+		if int(owner) != uid {
+			return &Error{Path: path, Op: "open directory",
+				Err: fmt.Errorf("it belongs to user %d, who could replace the file", owner), Remedy: "give it to root, the agent, or the owner of the file"}
+		}
+	}
+	return nil
 }
 
 func (d *dir) close() { d.f.Close() }
 
 func (d *dir) fd() int { return int(d.f.Fd()) }
+
+// sync brings what was renamed in the directory to the disk.
+func (d *dir) sync() error { return cause(d.f.Sync()) }
+
+// below opens a directory in this one, which has to be the agent's own.
+func (d *dir) below(name string) (*dir, error) {
+	fd, err := unix.Openat2(d.fd(), name, &unix.OpenHow{Flags: unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_BENEATH | unix.RESOLVE_NO_XDEV})
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	if int(st.Uid) != os.Geteuid() && st.Uid != 0 || st.Mode&0o022 != 0 {
+		unix.Close(fd)
+		return nil, fmt.Errorf("%s: was not made by the agent, or others can write to it; remove it", name)
+	}
+	return &dir{f: os.NewFile(uintptr(fd), filepath.Join(d.f.Name(), name))}, nil
+}
 
 // stat looks at a name without following a link.
 func (d *dir) stat(name string) (st unix.Stat_t, err error) {
@@ -69,59 +144,93 @@ func (d *dir) stat(name string) (st unix.Stat_t, err error) {
 	return st, err
 }
 
-// read reads a regular file of at most limit bytes.
-func (d *dir) read(name string, limit int64) ([]byte, error) {
+// open opens a regular file for reading, or whatever else stands there without
+// waiting for it.
+func (d *dir) open(name string) (*os.File, error) {
 	fd, err := unix.Openat(d.fd(), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
-	f := os.NewFile(uintptr(fd), name)
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// read reads a regular file of at most limit bytes.
+func (d *dir) read(name string, limit int64) ([]byte, error) {
+	f, err := d.open(name)
+	if err != nil {
+		return nil, err
+	}
 	defer f.Close()
 	return io.ReadAll(io.LimitReader(f, limit))
 }
 
-// replace makes content the file called name. Its steps, and nothing less:
+// create makes a file with all that belongs to it. Until it is whole it is only
+// the agent's; its modification time is the generation.
 //
-//	openat(O_CREAT|O_EXCL, 0000), fchown, fchmod, write, fsync, renameat, fsync(directory)
-func (d *dir) replace(name string, content []byte, uid, gid int, mode fs.FileMode) (st unix.Stat_t, err error) {
-	tmp := tmpPrefix + strconv.Itoa(os.Getpid()) + "-" + rand.Text()[:12] + tmpSuffix
-	fd, err := unix.Openat(d.fd(), tmp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+//	openat(O_CREAT|O_EXCL, 0600), write, futimens, fchown(group), fchmod, fsetxattr, fchown(owner), fsync
+func (d *dir) create(name string, content []byte, a attributes, generation int64) (st unix.Stat_t, err error) {
+	fd, err := unix.Openat(d.fd(), name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return st, os.NewSyscallError("make temporary file", err)
 	}
-	f := os.NewFile(uintptr(fd), tmp)
-	renamed := false
-	defer func() {
-		f.Close()
-		if !renamed {
-			_ = unix.Unlinkat(d.fd(), tmp, 0) // what is left is cleaned up at the next start
-		}
-	}()
-	if uid != os.Geteuid() || gid != os.Getegid() {
-		if err := unix.Fchown(fd, uid, gid); err != nil {
-			return st, os.NewSyscallError(fmt.Sprintf("give to %d:%d", uid, gid), err)
-		}
+	f := os.NewFile(uintptr(fd), name)
+	defer f.Close()
+	if err = fill(f, content, a, generation); err == nil {
+		err = unix.Fstat(fd, &st)
 	}
-	if err := unix.Fchmod(fd, uint32(mode)); err != nil {
-		return st, os.NewSyscallError("chmod", err)
+	if err != nil {
+		_ = unix.Unlinkat(d.fd(), name, 0) // what is left is cleaned up at the next start
 	}
+	return st, err
+}
+
+// fill writes an open, empty file of the agent's.
+func fill(f *os.File, content []byte, a attributes, generation int64) error {
 	if _, err := f.Write(content); err != nil {
-		return st, cause(err)
+		return cause(err)
 	}
-	if err := f.Sync(); err != nil {
-		return st, cause(err)
+	if err := stampTime(int(f.Fd()), generation); err != nil {
+		return err
 	}
-	if err := unix.Renameat(d.fd(), tmp, d.fd(), name); err != nil {
-		return st, os.NewSyscallError("rename", err)
+	if err := a.dress(int(f.Fd())); err != nil {
+		return err
 	}
-	renamed = true
-	if err := unix.Fstat(fd, &st); err != nil {
+	return cause(f.Sync())
+}
+
+// stampTime makes the generation the modification time.
+func stampTime(fd int, generation int64) error {
+	ts := unix.NsecToTimespec(generation)
+	err := unix.UtimesNanoAt(fd, "", []unix.Timespec{ts, ts}, unix.AT_EMPTY_PATH)
+	return os.NewSyscallError("set time", err)
+}
+
+// replace makes content the file called name. The caller syncs the directory.
+func (d *dir) replace(name string, content []byte, a attributes, generation int64) (st unix.Stat_t, err error) {
+	tmp := tempName()
+	if st, err = d.create(tmp, content, a, generation); err != nil {
 		return st, err
 	}
-	if err := d.f.Sync(); err != nil {
-		return st, cause(err)
+	if err := unix.Renameat(d.fd(), tmp, d.fd(), name); err != nil {
+		_ = unix.Unlinkat(d.fd(), tmp, 0)
+		return st, os.NewSyscallError("rename", err)
 	}
-	return st, nil
+	d.touched = true
+	return d.stat(name) // the rename has changed a time of it
+}
+
+// remove removes a file that need not be there.
+func (d *dir) remove(name string) error {
+	err := unix.Unlinkat(d.fd(), name, 0)
+	if err == unix.ENOENT {
+		return nil
+	}
+	d.touched = true
+	return os.NewSyscallError("remove", err)
+}
+
+func tempName() string {
+	return tmpPrefix + strconv.Itoa(os.Getpid()) + "-" + rand.Text()[:12] + tmpSuffix
 }
 
 // tidy removes temporary files that a crashed run has left: those of a process
@@ -138,13 +247,13 @@ func (d *dir) tidy() error {
 			continue
 		}
 		st, err := d.stat(name)
-		if err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		if err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG && st.Mode&unix.S_IFMT != unix.S_IFLNK {
 			continue
 		}
 		gone := pid == os.Getpid() || unix.Kill(pid, 0) == unix.ESRCH
-		if gone || time.Since(time.Unix(st.Mtim.Unix())) > time.Hour {
-			if err := unix.Unlinkat(d.fd(), name, 0); err != nil && err != unix.ENOENT {
-				return os.NewSyscallError("remove "+name, err)
+		if gone || time.Since(time.Unix(st.Ctim.Unix())) > time.Hour {
+			if err := d.remove(name); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
 			}
 		}
 	}

@@ -1,16 +1,13 @@
 package files
 
 import (
-	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"maps"
 	"path/filepath"
 	"slices"
-	"time"
 
-	"github.com/fsnotify/fsnotify"
+	"golang.org/x/sys/unix"
 
 	"github.com/signet-agent/signet/sinks"
 )
@@ -19,20 +16,9 @@ import (
 type Files struct {
 	cfg     Config
 	targets map[string]*target // by path
-	secrets map[string][]*target
-	certs   map[string][]*target
-	wake    chan struct{} // something became due
-}
-
-// A Status is the state of one file.
-type Status struct {
-	Path        string
-	Secret      string
-	Certificate string
-	Version     string    // that should be in the file; "" if there is none yet
-	WrittenAt   time.Time // zero if this process has not written it
-	Err         error     // why the file is not right, or nil
-	RetryAt     time.Time
+	users   map[ref][]*target  // by item, in the order of their paths
+	trusted map[uint32]bool    // users who could replace the agent anyway
+	wake    chan struct{}      // something became due
 }
 
 // New checks the configuration, reporting all faults at once, and removes the
@@ -41,29 +27,63 @@ func New(cfg Config) (*Files, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	fs := &Files{cfg: cfg, targets: map[string]*target{}, secrets: map[string][]*target{}, certs: map[string][]*target{}, wake: make(chan struct{}, 1)}
+	fs := &Files{cfg: cfg, targets: map[string]*target{}, users: map[ref][]*target{}, trusted: ownersAbove(cfg.Trusted), wake: make(chan struct{}, 1)}
 	var bad []error
-	for _, f := range cfg.Files {
-		t, err := compile(f)
-		if err == nil && fs.targets[f.Path] != nil {
-			err = &Error{Path: f.Path, Op: "configuration", Err: errors.New("the path is taken by an earlier file")}
+	add := func(t *target, err error) {
+		if err == nil && fs.targets[t.path] != nil {
+			err = &Error{Path: t.path, Op: "configuration", Err: errors.New("the path is taken by an earlier file")}
 		}
 		if err != nil {
 			bad = append(bad, err)
-			continue
+			return
 		}
-		fs.targets[f.Path] = t
-		if f.Secret != "" {
-			fs.secrets[f.Secret] = append(fs.secrets[f.Secret], t)
-		} else {
-			fs.certs[f.Certificate] = append(fs.certs[f.Certificate], t)
-		}
+		fs.targets[t.path] = t
+	}
+	for _, f := range cfg.Files {
+		add(compileFile(f))
+	}
+	for _, s := range cfg.Sets {
+		add(compileSet(s))
 	}
 	if bad != nil {
 		return nil, errors.Join(bad...)
 	}
+	for _, t := range fs.sorted() {
+		for _, r := range t.needs() {
+			fs.users[r] = append(fs.users[r], t)
+		}
+	}
+	fs.warnLabels()
 	fs.tidy()
 	return fs, nil
+}
+
+// sorted are all targets in the order of their paths.
+func (fs *Files) sorted() []*target { return slices.SortedFunc(maps.Values(fs.targets), byPath) }
+
+// warnLabels tells once that labels are configured that the kernel does not know.
+func (fs *Files) warnLabels() {
+	for _, t := range fs.sorted() {
+		for _, e := range t.entries {
+			if e.attr.label != "" && !selinuxEnabled() {
+				fs.cfg.Log.Warn("SELinux is not enabled; labels of files are not set", "file", t.path)
+				return
+			}
+		}
+	}
+}
+
+// ownersAbove are the owners of the directories above a path.
+func ownersAbove(path string) map[uint32]bool {
+	owners := map[uint32]bool{}
+	for path != "" && path != "/" && path != "." {
+		path = filepath.Dir(path)
+		var st unix.Stat_t
+		if unix.Stat(path, &st) == nil {
+			owners[st.Uid] = true
+		}
+	}
+	return owners
 }
 
 // tidy cleans each directory once. One that cannot be opened is reported when a
@@ -75,7 +95,7 @@ func (fs *Files) tidy() {
 			continue
 		}
 		done[t.dir] = true
-		d, err := t.openDir()
+		d, err := openDir(t.dir, fs.trusted)
 		if err != nil {
 			continue
 		}
@@ -89,38 +109,36 @@ func (fs *Files) tidy() {
 // PublishSecret writes the files of a secret. An error is about those files
 // that could not be written; Run tries them again.
 func (fs *Files) PublishSecret(s *sinks.Secret) error {
-	return fs.publish(fs.secrets[s.Name], item{secret: s})
+	return fs.publish(ref{kindSecret, s.Name}, item{secret: s})
 }
 
 // PublishCertificate writes the files of a certificate, as PublishSecret does.
 func (fs *Files) PublishCertificate(c *sinks.Certificate) error {
-	return fs.publish(fs.certs[c.Name], item{cert: c})
+	return fs.publish(ref{kindCertificate, c.Name}, item{cert: c})
 }
 
-func (fs *Files) publish(targets []*target, it item) error {
-	var errs []error
-	for _, t := range targets {
-		errs = append(errs, t.publish(fs, it))
-	}
-	return errors.Join(errs...)
+func (fs *Files) publish(r ref, it item) error {
+	return fs.apply(fs.users[r], func(t *target) { t.give(r, it) })
 }
 
-// WithdrawSecret forgets a secret. Its files stay as they are, see the package
-// comment.
-func (fs *Files) WithdrawSecret(name string) {
-	for _, t := range fs.secrets[name] {
-		t.withdraw()
-	}
+// WithdrawSecret removes the files of a secret that its upstream refuses: its
+// value is not valid any more and goes at once, everywhere. Run tries again to
+// remove what could not be.
+func (fs *Files) WithdrawSecret(name string) error {
+	r := ref{kindSecret, name}
+	return fs.apply(fs.users[r], func(t *target) { t.take(r) })
 }
 
-// Status is the state of all files, by path.
+// check looks whether a target is as it should be.
+func (fs *Files) check(t *target) {
+	_ = fs.apply([]*target{t}, func(*target) {}) // settle has told the log
+}
+
+// Status is the state of all targets, by path.
 func (fs *Files) Status() []Status {
 	var out []Status
-	for _, path := range slices.Sorted(maps.Keys(fs.targets)) {
-		t := fs.targets[path]
-		t.mu.Lock()
-		out = append(out, Status{Path: t.Path, Secret: t.Secret, Certificate: t.Certificate, Version: t.item.version(), WrittenAt: t.since, Err: t.err, RetryAt: t.due})
-		t.mu.Unlock()
+	for _, t := range fs.sorted() {
+		out = append(out, t.status())
 	}
 	return out
 }
@@ -130,127 +148,4 @@ func (fs *Files) wakeUp() {
 	case fs.wake <- struct{}{}:
 	default:
 	}
-}
-
-const (
-	// slowCheck finds what no event told of, such as a mount over a directory.
-	slowCheck = time.Minute
-	// dirRetry is how often a directory that cannot be watched is tried again.
-	dirRetry = 500 * time.Millisecond
-)
-
-// Run repairs drift and tries again what could not be written, until ctx is
-// done.
-func (fs *Files) Run(ctx context.Context) error {
-	w, err := fsnotify.NewWatcher()
-	if err != nil {
-		return fmt.Errorf("watch files: %w", err)
-	}
-	defer w.Close()
-	r := &runner{fs: fs, w: w, dirs: map[string][]*target{}, unwatched: map[string]bool{}}
-	for _, t := range fs.targets {
-		r.dirs[t.dir] = append(r.dirs[t.dir], t)
-		r.unwatched[t.dir] = true
-	}
-	return r.run(ctx)
-}
-
-// A runner is a call of Run.
-type runner struct {
-	fs        *Files
-	w         *fsnotify.Watcher
-	dirs      map[string][]*target
-	unwatched map[string]bool // directories that could not be watched so far
-}
-
-func (r *runner) run(ctx context.Context) error {
-	slow := time.NewTicker(slowCheck)
-	defer slow.Stop()
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case ev, ok := <-r.w.Events:
-			if !ok {
-				return errors.New("watch files: the watcher has ended")
-			}
-			r.event(ev)
-			continue // what it made due has sent a wake-up
-		case err, ok := <-r.w.Errors:
-			if !ok {
-				return errors.New("watch files: the watcher has ended")
-			}
-			r.fs.cfg.Log.Warn("file events lost; all files are checked", "err", err)
-			r.checkAll()
-		case <-slow.C:
-			r.checkAll()
-		case <-r.fs.wake:
-		case <-timer.C:
-			r.watch()
-			r.checkDue(time.Now())
-		}
-		timer.Reset(r.wait(time.Now()))
-	}
-}
-
-func (r *runner) event(ev fsnotify.Event) {
-	if t := r.fs.targets[ev.Name]; t != nil {
-		t.check(r.fs)
-		return
-	}
-	name := filepath.Clean(ev.Name)
-	if r.dirs[name] != nil && (ev.Has(fsnotify.Remove) || ev.Has(fsnotify.Rename)) {
-		_ = r.w.Remove(name) // it may be gone already
-		r.unwatched[name] = true
-		r.fs.wakeUp()
-	}
-}
-
-// watch tries the directories that are not watched. One that is watched anew
-// may have changed in the meantime.
-func (r *runner) watch() {
-	for dir := range r.unwatched {
-		if err := r.w.Add(dir); err != nil {
-			continue // its files say why they cannot be written
-		}
-		delete(r.unwatched, dir)
-		for _, t := range r.dirs[dir] {
-			t.check(r.fs)
-		}
-	}
-}
-
-func (r *runner) checkAll() {
-	for _, t := range r.fs.targets {
-		t.check(r.fs)
-	}
-}
-
-func (r *runner) checkDue(now time.Time) {
-	for _, t := range r.fs.targets {
-		t.mu.Lock()
-		due := !t.due.IsZero() && !t.due.After(now)
-		t.mu.Unlock()
-		if due {
-			t.check(r.fs)
-		}
-	}
-}
-
-// wait is how long nothing is due.
-func (r *runner) wait(now time.Time) time.Duration {
-	d := slowCheck
-	if len(r.unwatched) > 0 {
-		d = dirRetry
-	}
-	for _, t := range r.fs.targets {
-		t.mu.Lock()
-		if !t.due.IsZero() {
-			d = min(d, max(t.due.Sub(now), time.Millisecond))
-		}
-		t.mu.Unlock()
-	}
-	return d
 }

@@ -56,12 +56,14 @@ func tempDir(t *testing.T) string {
 	return dir
 }
 
-func start(t *testing.T, files ...File) *rig {
+func start(t *testing.T, files ...File) *rig { return startWith(t, Config{Files: files}) }
+
+func startWith(t *testing.T, cfg Config) *rig {
 	t.Helper()
 	r := &rig{}
-	f, err := New(Config{Files: files,
-		Written: func(d Delivery) { r.mu.Lock(); r.written = append(r.written, d); r.mu.Unlock() },
-		Drifted: func(d Drift) { r.mu.Lock(); r.drifted = append(r.drifted, d); r.mu.Unlock() }})
+	cfg.Written = func(ds []Delivery) { r.mu.Lock(); r.written = append(r.written, ds...); r.mu.Unlock() }
+	cfg.Drifted = func(d Drift) { r.mu.Lock(); r.drifted = append(r.drifted, d); r.mu.Unlock() }
+	f, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -237,29 +239,52 @@ func TestDriftIsRepairedWithinASecond(t *testing.T) {
 	}
 }
 
-func TestWithdrawnItemStaysAndIsNotRepaired(t *testing.T) {
-	path := filepath.Join(tempDir(t), "pw")
-	r := start(t, File{Path: path, Secret: "db", Field: "password"})
-	if err := r.PublishSecret(db("1", "hunter2")); err != nil {
+// A definite refusal takes the value away everywhere, and at once.
+func TestWithdrawnSecretIsRemoved(t *testing.T) {
+	dir := tempDir(t)
+	path, other, tmpl := filepath.Join(dir, "pw"), filepath.Join(dir, "other"), filepath.Join(dir, "both")
+	r := start(t, File{Path: path, Secret: "db", Field: "password", KeepPrevious: true}, File{Path: other, Secret: "other", Field: "password"},
+		File{Path: tmpl, Template: `{{ secret "db" "password" }} {{ secret "other" "password" }}`})
+	other2 := *db("1", "still good")
+	other2.Name = "other"
+	for _, s := range []*sinks.Secret{db("1", "hunter1"), db("2", "hunter2"), &other2} {
+		if err := r.PublishSecret(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !holds(tmpl, "hunter2 still good", 0o600) {
+		t.Fatal("the template of two secrets was not written")
+	}
+	if err := r.WithdrawSecret("db"); err != nil {
 		t.Fatal(err)
 	}
-	r.WithdrawSecret("db")
-	r.checkAll()
-	if !holds(path, "hunter2", 0o600) {
-		t.Error("the last good file is gone")
-	}
-	if err := os.Remove(path); err != nil {
-		t.Fatal(err)
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 || !holds(other, "still good", 0o600) {
+		t.Errorf("left: %v, want the other secret alone", left)
 	}
 	r.checkAll()
 	if _, err := os.Stat(path); !os.IsNotExist(err) {
 		t.Error("a withdrawn value was written again")
 	}
+	if err := r.PublishSecret(db("3", "hunter3")); err != nil || !holds(path, "hunter3", 0o600) {
+		t.Errorf("not written when the upstream gave it again: %v", err)
+	}
+}
+
+// What this process has not delivered is not its to remove.
+func TestWithdrawnSecretLeavesForeignFiles(t *testing.T) {
+	path := filepath.Join(tempDir(t), "pw")
+	if err := os.WriteFile(path, []byte("by hand"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := start(t, File{Path: path, Secret: "db", Field: "password"})
+	if err := r.WithdrawSecret("db"); err != nil || !holds(path, "by hand", 0o600) {
+		t.Errorf("a file that was never delivered is gone: %v", err)
+	}
 }
 
 func (r *rig) checkAll() {
 	for _, t := range r.targets {
-		t.check(r.Files)
+		r.check(t)
 	}
 }
 
@@ -395,8 +420,8 @@ func TestLeftOversOfACrashAreRemoved(t *testing.T) {
 func TestWritingHookComesFirst(t *testing.T) {
 	path := filepath.Join(tempDir(t), "f")
 	var fail error
-	f, err := New(Config{Files: []File{{Path: path, Secret: "db", Field: "password"}}, Writing: func(d Delivery) error {
-		if b, _ := os.ReadFile(path); bytes.Contains(b, []byte(d.Version)) {
+	f, err := New(Config{Files: []File{{Path: path, Secret: "db", Field: "password"}}, Writing: func(ds []Delivery) error {
+		if b, _ := os.ReadFile(path); bytes.Contains(b, []byte(ds[0].Items[0].Version)) {
 			t.Error("called after the file was replaced")
 		}
 		return fail

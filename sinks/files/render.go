@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/x509"
-	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -12,43 +11,34 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"text/template"
-	"time"
 	"unicode/utf8"
 
 	"github.com/signet-agent/signet/sinks"
 )
 
-// functions are what templates can use beside the builtin ones.
-var functions = template.FuncMap{
-	"base64": func(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) },
-	"json":   func(v any) (string, error) { b, err := marshal(v); return string(b), err },
-	"env":    quoteEnv,
-}
-
 // render makes the content of the file. Errors name fields, never values.
-func (t *target) render(it item) ([]byte, error) {
+func (e *entry) render(its items) ([]byte, error) {
 	switch {
-	case t.tmpl != nil:
-		return t.execute(it)
-	case it.secret != nil:
-		return t.renderSecret(it.secret)
+	case e.tmpl != nil:
+		return e.execute(its)
+	case e.Secret != "":
+		return e.renderSecret(its[ref{kindSecret, e.Secret}].secret)
 	}
-	return t.renderCertificate(it.cert)
+	return e.renderCertificate(its[ref{kindCertificate, e.Certificate}].cert)
 }
 
-func (t *target) renderSecret(s *sinks.Secret) ([]byte, error) {
+func (e *entry) renderSecret(s *sinks.Secret) ([]byte, error) {
 	names := slices.Sorted(maps.Keys(s.Fields))
-	if t.Field != "" {
-		if _, ok := s.Fields[t.Field]; !ok {
-			return nil, fmt.Errorf("secret %q has no field %q; it has %s", s.Name, t.Field, strings.Join(names, ", "))
+	if e.Field != "" {
+		if _, ok := s.Fields[e.Field]; !ok {
+			return nil, noField(s, e.Field)
 		}
-		names = []string{t.Field}
+		names = []string{e.Field}
 	}
 	if len(names) == 0 {
 		return nil, fmt.Errorf("secret %q has no fields", s.Name)
 	}
-	switch t.Format {
+	switch e.Format {
 	case "json":
 		m := map[string]string{}
 		for _, name := range names {
@@ -80,25 +70,31 @@ func (t *target) renderSecret(s *sinks.Secret) ([]byte, error) {
 	return v, nil
 }
 
-func (t *target) renderCertificate(c *sinks.Certificate) ([]byte, error) {
+func (e *entry) renderCertificate(c *sinks.Certificate) ([]byte, error) {
 	if len(c.Chain) == 0 {
 		return nil, errors.New("there is no certificate in the chain")
 	}
 	chain := pemChain(c.Chain)
-	if t.Format == "pem-chain" {
+	if e.Format == "pem-chain" {
 		return chain, nil
 	}
 	key, err := checkedKey(c)
 	if err != nil {
 		return nil, err
 	}
-	switch t.Format {
+	switch e.Format {
 	case "pem-key":
 		return key, nil
+	case "pkcs12":
+		return e.renderPKCS12(c)
 	case "pem-bundle-key-first":
 		return slices.Concat(key, chain), nil
 	}
 	return slices.Concat(chain, key), nil
+}
+
+func noField(s *sinks.Secret, field string) error {
+	return fmt.Errorf("secret %q has no field %q; it has %s", s.Name, field, strings.Join(slices.Sorted(maps.Keys(s.Fields)), ", "))
 }
 
 func pemChain(ders [][]byte) []byte {
@@ -140,50 +136,6 @@ func checkedKey(c *sinks.Certificate) ([]byte, error) {
 		text = append(slices.Clone(text), '\n')
 	}
 	return text, nil
-}
-
-// execute runs the template of a target.
-func (t *target) execute(it item) ([]byte, error) {
-	data := map[string]any{}
-	if s := it.secret; s != nil {
-		fields := map[string]string{}
-		for name, v := range s.Fields {
-			fields[name] = string(v.Reveal())
-		}
-		data["name"], data["version"], data["fields"] = s.Name, s.Version, fields
-		data["fetched_at"], data["rotates_at"] = stamp(s.FetchedAt), stamp(s.RotatesAt)
-	}
-	if c := it.cert; c != nil {
-		if len(c.Chain) == 0 {
-			return nil, errors.New("there is no certificate in the chain")
-		}
-		data["name"], data["generation"], data["serial"] = c.Name, c.Generation, c.Serial
-		data["certificate"], data["chain"] = string(pemChain(c.Chain[:1])), string(pemChain(c.Chain))
-		data["key"], data["key_uri"] = "", c.KeyURI
-		data["not_before"], data["not_after"] = stamp(c.NotBefore), stamp(c.NotAfter)
-		if c.KeyURI == "" {
-			key, err := checkedKey(c)
-			if err != nil {
-				return nil, err
-			}
-			data["key"] = string(key)
-		}
-	}
-	var b bytes.Buffer
-	if err := t.tmpl.Execute(&b, data); err != nil {
-		return nil, err // names fields and places, no values
-	}
-	if b.Len() == 0 {
-		return nil, errors.New("the template gives nothing")
-	}
-	return b.Bytes(), nil
-}
-
-func stamp(t time.Time) string {
-	if t.IsZero() {
-		return ""
-	}
-	return t.UTC().Format(time.RFC3339)
 }
 
 // marshal is json.Marshal without escaping what only HTML minds, with a newline.

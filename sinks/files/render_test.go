@@ -16,14 +16,22 @@ import (
 	"github.com/signet-agent/signet/sinks"
 )
 
-func rendered(t *testing.T, f File, it item) (string, error) {
+func rendered(t *testing.T, f File, its ...item) (string, error) {
 	t.Helper()
 	f.Path = "/x"
-	tg, err := compile(f)
+	e, err := compileEntry(f)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := tg.render(it)
+	all := items{}
+	for _, it := range its {
+		if it.secret != nil {
+			all[ref{kindSecret, it.secret.Name}] = it
+		} else {
+			all[ref{kindCertificate, it.cert.Name}] = it
+		}
+	}
+	b, err := e.render(all)
 	return string(b), err
 }
 

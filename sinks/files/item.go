@@ -1,0 +1,64 @@
+package files
+
+import "github.com/signet-agent/signet/sinks"
+
+// The kinds of items.
+const (
+	kindSecret      = "secret"
+	kindCertificate = "certificate"
+)
+
+// A ref names an item.
+type ref struct{ kind, name string }
+
+// An item is a secret or a certificate; the zero item is none.
+type item struct {
+	secret *sinks.Secret
+	cert   *sinks.Certificate
+}
+
+// items are the items that a target has been given.
+type items map[ref]item
+
+func (it item) version() string {
+	switch {
+	case it.secret != nil:
+		return it.secret.Version
+	case it.cert != nil:
+		return it.cert.Serial
+	}
+	return ""
+}
+
+// of are the items of some entries, each once, in the order of the entries.
+func (its items) of(entries []*entry) []Item {
+	var out []Item
+	seen := map[ref]bool{}
+	for _, e := range entries {
+		for _, r := range e.needs {
+			it, ok := its[r]
+			if !ok || seen[r] {
+				continue
+			}
+			seen[r] = true
+			if r.kind == kindSecret {
+				out = append(out, Item{Secret: r.name, Version: it.version()})
+			} else {
+				out = append(out, Item{Certificate: r.name, Version: it.version()})
+			}
+		}
+	}
+	return out
+}
+
+// leaf is that of the first certificate of some entries, or nil.
+func (its items) leaf(entries []*entry) []byte {
+	for _, e := range entries {
+		for _, r := range e.needs {
+			if c := its[r].cert; c != nil && len(c.Chain) > 0 {
+				return c.Chain[0]
+			}
+		}
+	}
+	return nil
+}

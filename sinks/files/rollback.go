@@ -1,0 +1,148 @@
+package files
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrNoPrevious means that there is nothing to roll back to.
+var ErrNoPrevious = errors.New("nothing previous is kept")
+
+// Rollback puts the previous generation of a target back. It stays in place, and
+// is not put right when somebody changes it, until an item of the target has a
+// new version, Redeliver, or the next start. The hooks are not called.
+func (fs *Files) Rollback(path string) error {
+	t, err := fs.target(path)
+	if err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	b := &batch{fs: fs, dirs: map[string]*dir{}}
+	defer b.close()
+	d, err := b.dir(t)
+	if err != nil {
+		return err
+	}
+	var gen int64
+	if t.set != nil {
+		gen, err = t.rollbackSet(fs, d)
+	} else {
+		gen, err = t.rollbackFile(d)
+	}
+	if err != nil {
+		return &Error{Path: t.path, Op: "roll back", Err: err, Remedy: t.remedy(err)}
+	}
+	d.touched = true
+	t.generation, t.held, t.settled, t.marks = gen, true, false, map[string]mark{}
+	t.delivered, t.previous = t.previous, Delivery{}
+	t.delivered.Target, t.delivered.Generation = t.path, gen
+	fs.cfg.Log.Warn("previous version is back in place", "file", t.path, "generation", gen)
+	return nil
+}
+
+func (t *target) rollbackFile(d *dir) (int64, error) {
+	prev := prevPrefix + t.base
+	st, err := d.stat(prev)
+	if err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return 0, ErrNoPrevious
+	}
+	if t.inPlace || d.isMount(t.base) {
+		old, err := d.read(prev, maxRead)
+		if err != nil {
+			return 0, cause(err)
+		}
+		if _, err := t.overwrite(d, old, st.Mtim.Nano()); err != nil {
+			return 0, err
+		}
+	} else if err := unix.Renameat(d.fd(), prev, d.fd(), t.base); err != nil {
+		return 0, os.NewSyscallError("rename", err)
+	}
+	return st.Mtim.Nano(), d.remove(prev)
+}
+
+func (t *target) rollbackSet(fs *Files, d *dir) (int64, error) {
+	if err := t.load(d); err != nil {
+		return 0, err
+	}
+	s := t.set
+	now, what, _ := t.current(d)
+	if what != "" {
+		now = t.generation
+	}
+	for _, gen := range slices.Backward(s.gens) {
+		if gen >= now || s.dropped[gen] {
+			continue
+		}
+		if err := t.lead(d, gen); err != nil {
+			return 0, err
+		}
+		s.replaced[now], t.generation = time.Now(), gen
+		return gen, t.prune(fs, d)
+	}
+	return 0, ErrNoPrevious
+}
+
+// Redeliver ends a Rollback: what the target should hold is written again, with
+// all that follows.
+func (fs *Files) Redeliver(path string) error {
+	t, err := fs.target(path)
+	if err != nil {
+		return err
+	}
+	return fs.apply([]*target{t}, func(t *target) { t.held = false })
+}
+
+// Generation is the generation of a target that is in place, as the disk has it.
+func (fs *Files) Generation(path string) (int64, error) {
+	t, err := fs.target(path)
+	if err != nil {
+		return 0, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	b := &batch{fs: fs, dirs: map[string]*dir{}}
+	defer b.close()
+	d, err := b.dir(t)
+	if err != nil {
+		return 0, err
+	}
+	if t.set != nil {
+		gen, what, _ := t.current(d)
+		if what != "" {
+			return 0, &Error{Path: t.path, Op: "look at", Err: errors.New("no generation is in place")}
+		}
+		return gen, nil
+	}
+	st, err := d.stat(t.base)
+	if err != nil {
+		return 0, &Error{Path: t.path, Op: "look at", Err: err}
+	}
+	return st.Mtim.Nano(), nil
+}
+
+// Delivered is what is in place, as far as this process has seen it right or
+// put it there; ok is false otherwise. After a Rollback to what an earlier
+// process has written, its items are not known.
+func (fs *Files) Delivered(path string) (d Delivery, ok bool) {
+	t, err := fs.target(path)
+	if err != nil {
+		return Delivery{}, false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.delivered, t.delivered.Generation != 0
+}
+
+func (fs *Files) target(path string) (*target, error) {
+	t := fs.targets[path]
+	if t == nil {
+		return nil, fmt.Errorf("file %q: is not configured", path)
+	}
+	return t, nil
+}

@@ -1,0 +1,425 @@
+package files
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A setState is what a target that is a set has besides. It is guarded by the
+// target's mu.
+//
+// The set is a symbolic link to one of the generations, which are directories
+// beside it and are never changed once the link has led to them:
+//
+//	/etc/app/tls -> .signet-set-tls/1795318801123456789
+type setState struct {
+	keep     int
+	loaded   bool
+	gens     []int64             // the generations that there are, in order
+	replaced map[int64]time.Time // when the link ceased to lead there
+	dropped  map[int64]bool      // not to be rolled back to
+}
+
+// readerGrace is how long a generation stays, beyond those that are kept, for
+// readers that have its directory open.
+const readerGrace = 5 * time.Second
+
+func (t *target) store() string { return storePrefix + t.base }
+
+func (t *target) linkTo(gen int64) string { return t.store() + "/" + strconv.FormatInt(gen, 10) }
+
+// load reads which generations there are. What is later than the current one
+// was never finished.
+func (t *target) load(d *dir) error {
+	s := t.set
+	if s.loaded {
+		return nil
+	}
+	s.gens, s.replaced, s.dropped = nil, map[int64]time.Time{}, map[int64]bool{}
+	store, err := d.below(t.store())
+	if errors.Is(err, unix.ENOENT) {
+		s.loaded = true
+		return nil
+	}
+	if err != nil {
+		return &Error{Path: t.path, Op: "open generations", Err: err}
+	}
+	defer store.close()
+	names, err := store.f.Readdirnames(-1)
+	if err != nil {
+		return &Error{Path: t.path, Op: "open generations", Err: cause(err)}
+	}
+	for _, name := range names {
+		if n, err := strconv.ParseInt(name, 10, 64); err == nil {
+			s.gens = append(s.gens, n)
+		}
+	}
+	slices.Sort(s.gens)
+	s.loaded = true
+	return nil
+}
+
+// current is the generation that the link leads to; what says what is wrong with
+// the link.
+func (t *target) current(d *dir) (gen int64, what string, st unix.Stat_t) {
+	st, err := d.stat(t.base)
+	if err != nil {
+		return 0, "deleted", unix.Stat_t{}
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
+		return 0, "type", st
+	}
+	buf := make([]byte, 4096)
+	n, err := unix.Readlinkat(d.fd(), t.base, buf)
+	if err != nil {
+		return 0, "link", st
+	}
+	name, ok := strings.CutPrefix(string(buf[:n]), t.store()+"/")
+	gen, err = strconv.ParseInt(name, 10, 64)
+	if !ok || err != nil || gen <= 0 {
+		return 0, "link", st
+	}
+	return gen, "", st
+}
+
+func (t *target) planSet(b *batch, d *dir, entries []*entry) (*job, error) {
+	if err := t.load(d); err != nil {
+		return nil, err
+	}
+	if t.settled && t.unchanged(d, entries) {
+		return nil, t.prune(b.fs, d)
+	}
+	var contents []content
+	for _, e := range entries {
+		c, err := e.make(t.items)
+		if err != nil {
+			return nil, t.renderError(fmt.Errorf("%s: %w", e.name, err))
+		}
+		contents = append(contents, c)
+	}
+	gen, what, st := t.current(d)
+	path := t.path
+	marks := map[string]mark{}
+	if what == "" {
+		what, path, st = t.compareSet(d, gen, entries, contents, marks)
+	}
+	if what == "" {
+		t.right(marks, gen)
+		t.delivered = t.delivery(entries, gen)
+		return nil, t.prune(b.fs, d)
+	}
+	drift := t.generation != 0 && t.sameAsMarked(entries, contents)
+	if drift && !t.repair(b.fs, path, what, st) {
+		return nil, nil
+	}
+	return &job{t: t, d: d, entries: entries, contents: contents, drift: drift,
+		delivery: t.deliver(entries, slices.Max(append(t.set.gens, 0)), drift)}, nil
+}
+
+// sameAsMarked reports whether the same is wanted as was last seen to be right.
+func (t *target) sameAsMarked(entries []*entry, contents []content) bool {
+	for i, e := range entries {
+		if m, ok := t.marks[e.name]; !ok || m.sum != contents[i].sum {
+			return false
+		}
+	}
+	return len(t.marks) == len(entries)
+}
+
+// compareSet compares all files of a generation, and notes their marks.
+func (t *target) compareSet(d *dir, gen int64, entries []*entry, contents []content, marks map[string]mark) (what, path string, st unix.Stat_t) {
+	path = t.path
+	g, err := d.below(t.linkTo(gen))
+	if err != nil {
+		return "deleted", path, st
+	}
+	defer g.close()
+	for i, e := range entries {
+		what, st = t.compare(g, e, contents[i])
+		if what != "" {
+			return what, filepath.Join(t.path, e.name), st
+		}
+		marks[e.name] = mark{contents[i].sum, identify(st)}
+	}
+	names, err := g.f.Readdirnames(-1)
+	if err != nil || len(names) != len(entries) {
+		return "content", path, st // a file too many
+	}
+	return "", path, st
+}
+
+// writeSet writes a generation and has the link lead to it.
+func (t *target) writeSet(b *batch, j *job) error {
+	gen := j.delivery.Generation
+	store, err := t.openStore(j.d)
+	if err != nil {
+		return err
+	}
+	defer store.close()
+	marks, err := t.writeGeneration(store, j)
+	if err != nil {
+		return errors.Join(err, removeGeneration(store, gen))
+	}
+	was, _, _ := t.current(j.d)
+	if err := t.lead(j.d, gen); err != nil {
+		return errors.Join(err, removeGeneration(store, gen))
+	}
+	s := t.set
+	s.gens = append(s.gens, gen)
+	s.replaced[was] = time.Now()
+	s.dropped[was] = j.drift // it is not as it was delivered
+	t.right(marks, gen)
+	b.fs.wakeUp() // it is to be watched
+	return t.prune(b.fs, j.d)
+}
+
+// unchanged reports whether nothing about the set is other than it was marked.
+func (t *target) unchanged(d *dir, entries []*entry) bool {
+	gen, what, _ := t.current(d)
+	if what != "" || gen != t.generation {
+		return false
+	}
+	g, err := d.below(t.linkTo(gen))
+	if err != nil {
+		return false
+	}
+	defer g.close()
+	for _, e := range entries {
+		if st, err := g.stat(e.name); err != nil || identify(st) != t.marks[e.name].id {
+			return false
+		}
+	}
+	return len(t.marks) == len(entries)
+}
+
+// openStore opens the directory of the generations, and makes it if need be.
+func (t *target) openStore(d *dir) (*dir, error) {
+	store, err := d.below(t.store())
+	if errors.Is(err, unix.ENOENT) {
+		if err := unix.Mkdirat(d.fd(), t.store(), 0o700); err != nil {
+			return nil, os.NewSyscallError("make "+t.store(), err)
+		}
+		d.touched = true
+		if store, err = d.below(t.store()); err == nil {
+			err = os.NewSyscallError("chmod "+t.store(), unix.Fchmod(store.fd(), 0o755))
+		}
+	}
+	return store, err
+}
+
+// writeGeneration writes all files of a generation. Nothing leads there yet.
+func (t *target) writeGeneration(store *dir, j *job) (map[string]mark, error) {
+	name := strconv.FormatInt(j.delivery.Generation, 10)
+	if err := unix.Mkdirat(store.fd(), name, 0o700); err != nil {
+		return nil, os.NewSyscallError("make generation", err)
+	}
+	g, err := store.below(name)
+	if err != nil {
+		return nil, err
+	}
+	defer g.close()
+	marks := map[string]mark{}
+	for i, e := range j.entries {
+		st, err := g.create(e.name, j.contents[i].bytes, e.attr, j.delivery.Generation)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", e.name, err)
+		}
+		marks[e.name] = mark{j.contents[i].sum, identify(st)}
+	}
+	// Who may read is said by the files, their names are no secret.
+	if err := unix.Fchmod(g.fd(), 0o755); err != nil {
+		return nil, os.NewSyscallError("chmod generation", err)
+	}
+	if err := g.sync(); err != nil {
+		return nil, err
+	}
+	return marks, store.sync()
+}
+
+// lead has the link lead to a generation, by one rename.
+func (t *target) lead(d *dir, gen int64) error {
+	tmp := tempName()
+	if err := unix.Symlinkat(t.linkTo(gen), d.fd(), tmp); err != nil {
+		return os.NewSyscallError("make link", err)
+	}
+	err := unix.Renameat(d.fd(), tmp, d.fd(), t.base)
+	if errors.Is(err, unix.EISDIR) {
+		err = t.adopt(d, tmp, gen)
+	}
+	if err != nil {
+		_ = unix.Unlinkat(d.fd(), tmp, 0)
+		if d.isMount(t.base) {
+			return &Error{Path: t.path, Op: "write", Err: errors.New("it is a mount, and a set cannot be exchanged there"), Remedy: "mount its parent directory instead"}
+		}
+		return cause(err)
+	}
+	d.touched = true
+	return nil
+}
+
+// adopt takes a directory that stands where the link should be for the
+// generation before the first, if there is nothing else in it than the files of
+// the set.
+func (t *target) adopt(d *dir, tmp string, gen int64) error {
+	fd, err := unix.Openat(d.fd(), t.base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("open", err)
+	}
+	f := os.NewFile(uintptr(fd), t.base)
+	defer f.Close()
+	names, err := f.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if !slices.ContainsFunc(t.entries, func(e *entry) bool { return e.name == name }) {
+			return &Error{Path: t.path, Op: "write", Err: fmt.Errorf("a directory with other files stands there, such as %q", name),
+				Remedy: "move them away; the agent puts a link to its own directory there"}
+		}
+	}
+	if err := unix.Renameat2(d.fd(), tmp, d.fd(), t.base, unix.RENAME_EXCHANGE); err != nil {
+		return os.NewSyscallError("exchange", err)
+	}
+	before := gen - 1
+	if err := unix.Renameat(d.fd(), tmp, d.fd(), t.linkTo(before)); err != nil {
+		return os.NewSyscallError("keep what was there", err)
+	}
+	t.set.gens = append(t.set.gens, before)
+	return nil
+}
+
+// prune removes the generations that are not kept and that no reader can have
+// open any more.
+func (t *target) prune(fs *Files, d *dir) error {
+	s := t.set
+	kept, now := 0, time.Now()
+	var left []int64
+	var store *dir
+	for _, gen := range slices.Backward(s.gens) {
+		if gen == t.generation {
+			left = append(left, gen)
+			continue
+		}
+		if gen < t.generation && !s.dropped[gen] && kept < s.keep {
+			kept++
+			left = append(left, gen)
+			continue
+		}
+		if until := s.replaced[gen].Add(readerGrace); now.Before(until) {
+			left = append(left, gen)
+			if t.due.IsZero() || until.Before(t.due) {
+				t.due = until
+			}
+			continue
+		}
+		if store == nil {
+			var err error
+			if store, err = d.below(t.store()); err != nil {
+				return &Error{Path: t.path, Op: "open generations", Err: err}
+			}
+			defer store.close()
+		}
+		if err := removeGeneration(store, gen); err != nil {
+			return &Error{Path: t.path, Op: "remove generation", Err: err}
+		}
+		delete(s.replaced, gen)
+		delete(s.dropped, gen)
+	}
+	slices.Reverse(left)
+	s.gens = left
+	if !t.due.IsZero() {
+		fs.wakeUp()
+	}
+	return nil
+}
+
+// removeGeneration removes a directory and the files in it.
+func removeGeneration(store *dir, gen int64) error {
+	name := strconv.FormatInt(gen, 10)
+	fd, err := unix.Openat(store.fd(), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return os.NewSyscallError("open", err)
+	}
+	g := &dir{f: os.NewFile(uintptr(fd), name)}
+	defer g.close()
+	names, err := g.f.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		if err := g.remove(n); err != nil {
+			return err
+		}
+	}
+	return os.NewSyscallError("rmdir", unix.Unlinkat(store.fd(), name, unix.AT_REMOVEDIR))
+}
+
+// purgeSet removes the files of withdrawn items from all generations, and all
+// of them if nothing else is left.
+func (t *target) purgeSet(fs *Files, d *dir) error {
+	if err := t.load(d); err != nil {
+		return err
+	}
+	fault := func(err error) error {
+		return &Error{Path: t.path, Op: "remove", Err: err, Remedy: t.remedy(err)}
+	}
+	entries, ok := t.present()
+	if _, what, _ := t.current(d); ok && len(entries) == 0 && what == "" {
+		if err := d.remove(t.base); err != nil {
+			return fault(err)
+		}
+	}
+	store, err := d.below(t.store())
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	} else if err != nil {
+		return fault(err)
+	}
+	defer store.close()
+	for _, gen := range t.set.gens {
+		if ok && len(entries) == 0 {
+			err = removeGeneration(store, gen)
+		} else {
+			err = t.purgeGeneration(store, gen)
+		}
+		if err != nil {
+			return fault(err)
+		}
+	}
+	if t.generation != 0 {
+		fs.cfg.Log.Warn("files removed: the upstream has withdrawn their value", "set", t.path)
+	}
+	if ok && len(entries) == 0 {
+		t.set.gens = nil
+	}
+	t.forget()
+	return nil
+}
+
+// purgeGeneration removes the files of withdrawn items from one generation.
+func (t *target) purgeGeneration(store *dir, gen int64) error {
+	g, err := store.below(strconv.FormatInt(gen, 10))
+	if err != nil {
+		return err
+	}
+	defer g.close()
+	for _, e := range t.entries {
+		if slices.ContainsFunc(e.needs, func(r ref) bool { return t.withdrawn[r] }) {
+			if err := g.remove(e.name); err != nil {
+				return err
+			}
+		}
+	}
+	return g.sync()
+}

@@ -1,0 +1,209 @@
+package files
+
+import (
+	"bytes"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"text/template"
+	"text/template/parse"
+	"time"
+
+	"github.com/signet-agent/signet/sinks"
+)
+
+// functions are what templates can use beside the builtin ones, and what
+// docs/files.md lists. Those that need items are bound when a template runs.
+var functions = template.FuncMap{
+	"base64":      func(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) },
+	"json":        func(v any) (string, error) { b, err := marshal(v); return strings.TrimSuffix(string(b), "\n"), err },
+	"env":         quoteEnv,
+	"url":         func(s string) string { return strings.ReplaceAll(url.QueryEscape(s), "+", "%20") },
+	"indent":      indent,
+	"secret":      func(string, ...string) (any, error) { return nil, errUnbound },
+	"certificate": func(string) (any, error) { return nil, errUnbound },
+}
+
+var errUnbound = errors.New("no items here")
+
+// indent puts n spaces before each line but the first, as YAML wants it below a
+// key.
+func indent(n int, s string) string {
+	return strings.ReplaceAll(s, "\n", "\n"+strings.Repeat(" ", min(max(n, 0), 64)))
+}
+
+// parseTemplate compiles the template and notes which items it names.
+func (e *entry) parseTemplate() (err error) {
+	e.tmpl, err = template.New(e.name).Option("missingkey=error").Funcs(functions).Parse(e.Template)
+	if err != nil {
+		return err
+	}
+	refs, err := refsOf(e.tmpl)
+	if err != nil {
+		return err
+	}
+	for _, r := range refs {
+		if !slices.Contains(e.needs, r) {
+			e.needs = append(e.needs, r)
+		}
+	}
+	if len(e.needs) == 0 {
+		return errors.New(`the template names no item; write {{ secret "NAME" "FIELD" }} or {{ (certificate "NAME").chain }}`)
+	}
+	return nil
+}
+
+// refsOf finds the items that a template names by its functions. The names have
+// to be there as they are: otherwise it is not known what the file waits for.
+func refsOf(t *template.Template) ([]ref, error) {
+	var refs []ref
+	var err error
+	var walk func(n parse.Node)
+	command := func(c *parse.CommandNode) {
+		id, ok := c.Args[0].(*parse.IdentifierNode)
+		if !ok || id.Ident != kindSecret && id.Ident != kindCertificate {
+			return
+		}
+		if len(c.Args) > 1 {
+			if s, ok := c.Args[1].(*parse.StringNode); ok {
+				refs = append(refs, ref{id.Ident, s.Text})
+				return
+			}
+		}
+		err = fmt.Errorf("%s needs the name in quotes: {{ %s \"NAME\" }}", id.Ident, id.Ident)
+	}
+	branch := func(b *parse.BranchNode) {
+		walk(b.Pipe)
+		walk(b.List)
+		if b.ElseList != nil {
+			walk(b.ElseList)
+		}
+	}
+	walk = func(n parse.Node) {
+		switch n := n.(type) {
+		case *parse.ListNode:
+			for _, c := range n.Nodes {
+				walk(c)
+			}
+		case *parse.ActionNode:
+			walk(n.Pipe)
+		case *parse.TemplateNode:
+			if n.Pipe != nil {
+				walk(n.Pipe)
+			}
+		case *parse.PipeNode:
+			for _, c := range n.Cmds {
+				walk(c)
+			}
+		case *parse.CommandNode:
+			command(n)
+			for _, a := range n.Args {
+				walk(a)
+			}
+		case *parse.ChainNode:
+			walk(n.Node)
+		case *parse.IfNode:
+			branch(&n.BranchNode)
+		case *parse.RangeNode:
+			branch(&n.BranchNode)
+		case *parse.WithNode:
+			branch(&n.BranchNode)
+		}
+	}
+	for _, sub := range t.Templates() {
+		if sub.Tree != nil {
+			walk(sub.Root)
+		}
+	}
+	return refs, err
+}
+
+// execute runs the template.
+func (e *entry) execute(its items) ([]byte, error) {
+	data := map[string]any{}
+	var err error
+	if s := its[ref{kindSecret, e.Secret}].secret; s != nil {
+		data = secretData(s)
+	}
+	if c := its[ref{kindCertificate, e.Certificate}].cert; c != nil {
+		if data, err = certificateData(c); err != nil {
+			return nil, err
+		}
+	}
+	tmpl, err := e.tmpl.Clone() // the functions are bound to these items
+	if err != nil {
+		return nil, err
+	}
+	tmpl.Funcs(template.FuncMap{kindSecret: its.secretFunc, kindCertificate: its.certificateFunc})
+	var b bytes.Buffer
+	if err := tmpl.Execute(&b, data); err != nil {
+		return nil, err // names fields and places, no values
+	}
+	if b.Len() == 0 {
+		return nil, errors.New("the template gives nothing")
+	}
+	return b.Bytes(), nil
+}
+
+// secretFunc is the template function: the data of a secret, or one field.
+func (its items) secretFunc(name string, field ...string) (any, error) {
+	s := its[ref{kindSecret, name}].secret
+	if s == nil {
+		return nil, fmt.Errorf("secret %q is not there yet", name)
+	}
+	switch len(field) {
+	case 0:
+		return secretData(s), nil
+	case 1:
+		v, ok := s.Fields[field[0]]
+		if !ok {
+			return nil, noField(s, field[0])
+		}
+		return string(v.Reveal()), nil
+	}
+	return nil, errors.New("secret takes a name and a field")
+}
+
+func (its items) certificateFunc(name string) (any, error) {
+	c := its[ref{kindCertificate, name}].cert
+	if c == nil {
+		return nil, fmt.Errorf("certificate %q is not there yet", name)
+	}
+	return certificateData(c)
+}
+
+func secretData(s *sinks.Secret) map[string]any {
+	fields := map[string]string{}
+	for name, v := range s.Fields {
+		fields[name] = string(v.Reveal())
+	}
+	return map[string]any{"name": s.Name, "version": s.Version, "fields": fields,
+		"fetched_at": stamp(s.FetchedAt), "rotates_at": stamp(s.RotatesAt)}
+}
+
+func certificateData(c *sinks.Certificate) (map[string]any, error) {
+	if len(c.Chain) == 0 {
+		return nil, errors.New("there is no certificate in the chain")
+	}
+	data := map[string]any{"name": c.Name, "generation": c.Generation, "serial": c.Serial,
+		"certificate": string(pemChain(c.Chain[:1])), "chain": string(pemChain(c.Chain)),
+		"key": "", "key_uri": c.KeyURI, "not_before": stamp(c.NotBefore), "not_after": stamp(c.NotAfter)}
+	if len(c.Key.Reveal()) > 0 {
+		key, err := checkedKey(c)
+		if err != nil {
+			return nil, err
+		}
+		data["key"] = string(key)
+	}
+	return data, nil
+}
+
+func stamp(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339)
+}
