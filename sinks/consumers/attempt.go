@@ -12,8 +12,8 @@ import (
 
 // attempt makes one try: test, reload, proof, and what follows of it.
 func (c *consumer) attempt(ctx context.Context) {
+	err := c.redeliver()
 	targets := c.begin()
-	err := c.restore(targets)
 	proven := false
 	if err == nil {
 		proven, err = c.try(ctx, targets)
@@ -33,17 +33,14 @@ func (c *consumer) attempt(ctx context.Context) {
 	}
 }
 
-// restore puts the newest content back where the last failure has put the
+// redeliver puts the new content back where the last failure has put the
 // previous one.
-func (c *consumer) restore(targets []string) error {
-	for _, t := range targets {
-		c.mu.Lock()
-		back := c.rolledBack[t]
-		c.mu.Unlock()
-		if !back {
-			continue
-		}
-		if err := c.cs.cfg.Files.Restore(t); err != nil {
+func (c *consumer) redeliver() error {
+	c.mu.Lock()
+	back := slices.Sorted(maps.Keys(c.rolledBack))
+	c.mu.Unlock()
+	for _, t := range back {
+		if err := c.cs.cfg.Files.Redeliver(t); err != nil {
 			return &Error{Consumer: c.Name, Op: OpReload, Err: err}
 		}
 		c.mu.Lock()
@@ -65,7 +62,7 @@ func (c *consumer) try(ctx context.Context, targets []string) (proven bool, err 
 	}
 	for _, group := range c.proofs(targets) {
 		leaves := c.leaves(group)
-		if len(leaves) == 0 { // noted by a run that ended before anything was written
+		if len(leaves) == 0 { // an earlier run has noted it, and not written it
 			continue
 		}
 		if err := c.proof(group).make(ctx, leaves, c.superseded); err != nil {
@@ -187,20 +184,21 @@ func (c *consumer) keep(rec record) {
 // rollBack puts back what can be put back, and says what cannot.
 func (c *consumer) rollBack(targets []string) (back, notes []string) {
 	for _, t := range targets {
+		c.mu.Lock()
+		ours, written := c.delivered[t]
+		c.mu.Unlock()
+		if gen, err := c.cs.cfg.Files.Generation(t); !written || err != nil || gen != ours.generation {
+			continue // what is in place is not what was tried
+		}
 		if err := c.cs.cfg.Files.Rollback(t); err != nil {
 			notes = append(notes, fmt.Sprintf("not rolled back: %v", err))
 			continue
 		}
 		back = append(back, t)
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, t := range back {
+		c.mu.Lock()
 		c.rolledBack[t] = true
+		c.mu.Unlock()
 	}
-	rec := c.rec
-	rec.RolledBack = slices.Sorted(maps.Keys(c.rolledBack))
-	c.keep(rec)
 	return back, notes
 }
 
@@ -263,12 +261,9 @@ func (c *consumer) leaves(group []string) [][]byte {
 	defer c.mu.Unlock()
 	var out [][]byte
 	for _, t := range group {
-		if leaf := c.delivered[t]; leaf != nil {
+		if leaf := c.delivered[t].leaf; leaf != nil {
 			out = append(out, leaf)
 		}
-	}
-	if out == nil {
-		return c.rec.leaves(group)
 	}
 	return out
 }

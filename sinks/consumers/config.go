@@ -47,6 +47,8 @@ type Consumer struct {
 // A Change is a write to a target.
 type Change struct {
 	Target string
+	// Generation tells what is written from what was and will be there.
+	Generation int64
 	// Leaf is the certificate in it that a Proof looks for, in DER; nil if
 	// there is none.
 	Leaf []byte
@@ -88,14 +90,17 @@ type Store interface {
 	DeleteRecord(kind, name string) error
 }
 
-// Files are what the consumers read. For changes that these two methods make
-// neither Writing nor Written may be called.
+// Files are what the consumers read.
 type Files interface {
-	// Rollback puts the previous content of a target back and keeps it there
-	// until Restore is called or something new is published.
+	// Rollback puts the previous generation of a target back, and keeps it there
+	// until Redeliver is called or something new is published. Neither Writing
+	// nor Written is called for it.
 	Rollback(target string) error
-	// Restore undoes Rollback; it does nothing where there is nothing to undo.
-	Restore(target string) error
+	// Redeliver writes again what was rolled back; Writing and Written are
+	// called for it.
+	Redeliver(target string) error
+	// Generation is what is in place.
+	Generation(target string) (int64, error)
 }
 
 // Config configures Consumers.

@@ -16,15 +16,21 @@ type consumer struct {
 	wake chan struct{} // something became due
 
 	mu         sync.Mutex
-	rec        record            // guarded by mu: as it is on disk
-	left       []string          // guarded by mu: targets that a failed try, or an earlier run, has left to do
-	noted      map[string]bool   // guarded by mu: targets about to change
-	changed    map[string]bool   // guarded by mu: changed targets; true if not only repaired
-	delivered  map[string][]byte // guarded by mu: the leaf last delivered to a target
-	rolledBack map[string]bool   // guarded by mu
-	first      time.Time         // guarded by mu: when changed began to fill
-	last       time.Time         // guarded by mu: when it last did
-	tried      time.Time         // guarded by mu: when the last try ended
+	rec        record              // guarded by mu: as it is on disk
+	left       []string            // guarded by mu: targets that a failed try, or an earlier run, has left to do
+	noted      map[string]bool     // guarded by mu: targets about to change
+	changed    map[string]bool     // guarded by mu: changed targets; true if not only repaired
+	delivered  map[string]delivery // guarded by mu: what was last written to a target
+	rolledBack map[string]bool     // guarded by mu
+	first      time.Time           // guarded by mu: when changed began to fill
+	last       time.Time           // guarded by mu: when it last did
+	tried      time.Time           // guarded by mu: when the last try ended
+}
+
+// A delivery is what is in a target.
+type delivery struct {
+	generation int64
+	leaf       []byte // nil if there is none
 }
 
 const (
@@ -65,7 +71,7 @@ func (c *consumer) take(changes []Change) {
 		delete(c.noted, ch.Target)
 		delete(c.rolledBack, ch.Target)
 		c.changed[ch.Target] = c.changed[ch.Target] || !ch.Repaired
-		c.delivered[ch.Target] = ch.Leaf
+		c.delivered[ch.Target] = delivery{ch.Generation, ch.Leaf}
 	}
 	c.wakeUp()
 }
@@ -95,7 +101,7 @@ func (c *consumer) save(rec record) error {
 // something happens. Called with mu held.
 func (c *consumer) due() time.Time {
 	if len(c.changed) == 0 {
-		if len(c.left) > 0 {
+		if len(c.left) > 0 || len(c.rolledBack) > 0 {
 			return later(c.rec.RetryAt, time.Unix(1, 0))
 		}
 		return time.Time{}

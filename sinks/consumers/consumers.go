@@ -56,15 +56,12 @@ func New(cfg Config) (*Consumers, error) {
 	}
 	for _, c := range cfg.Consumers {
 		own := &consumer{Consumer: c, cs: cs, wake: make(chan struct{}, 1),
-			noted: map[string]bool{}, changed: map[string]bool{}, delivered: map[string][]byte{}, rolledBack: map[string]bool{}}
+			noted: map[string]bool{}, changed: map[string]bool{}, delivered: map[string]delivery{}, rolledBack: map[string]bool{}}
 		if blob := records[c.Name]; blob != nil {
 			if err := json.Unmarshal(blob, &own.rec); err != nil { // of another version: better once too often than never
 				own.rec = record{Pending: true, Many: true}
 			}
-			own.left = own.rec.targets(c)
-			for _, t := range own.rec.RolledBack {
-				own.rolledBack[t] = true
-			}
+			own.left, own.delivered = own.rec.recover(c, cfg.Files.Generation)
 			delete(records, c.Name)
 		}
 		cs.all = append(cs.all, own)

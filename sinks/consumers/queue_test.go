@@ -43,6 +43,20 @@ func (m *memStore) pending(t *testing.T, name string) bool {
 	return rec.Pending
 }
 
+func (m *memStore) edit(t *testing.T, name string, f func(*record)) {
+	t.Helper()
+	var rec record
+	if err := json.Unmarshal(m.recs[name], &rec); err != nil {
+		t.Fatal(err)
+	}
+	f(&rec)
+	blob, err := json.Marshal(rec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.recs[name] = blob
+}
+
 func TestABurstIsOneReload(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var n atomic.Int64
@@ -292,27 +306,49 @@ func TestACrashAmidABurst(t *testing.T) {
 	}
 }
 
-// What a crash finds rolled back is not rolled back once more: it is delivered
-// anew when the agent publishes it.
+// What a crash finds rolled back is not rolled back once more, but the consumer
+// is reloaded with it, and with the new files when they are published.
 func TestACrashAfterARollBack(t *testing.T) {
 	store, files := newStore(), newFiles()
-	var n atomic.Int64
-	no := func(context.Context) error { return errors.New("no") }
-	r := start(t, store, files, counting("app", &n, no, "/f/a"))
+	var n, m atomic.Int64
+	r := start(t, store, files, counting("app", &n, func(context.Context) error { return errors.New("no") }, "/f/a"))
 	r.deliver(t, "/f/a")
 	eventually(t, 3*time.Second, "the failure", func() bool { _, f := r.told(); return len(f) == 1 })
 	r.halt()
-	calls := len(files.calls)
-	var m atomic.Int64
+	store.edit(t, "app", func(rec *record) { rec.RetryAt = time.Time{} }) // as it is amid the roll-back
 	again := start(t, store, files, counting("app", &m, nil, "/f/a"))
-	if s := again.Status()[0]; !s.Pending || s.Error == "" || len(s.RolledBack) != 1 {
-		t.Errorf("status after the crash: %+v", s)
-	}
-	again.deliver(t, "/f/a")
 	eventually(t, 3*time.Second, "the reload", func() bool { return m.Load() == 1 && !store.pending(t, "app") })
-	if len(files.calls) != calls {
-		t.Errorf("calls %v", files.calls[calls:])
+	again.deliver(t, "/f/a")
+	eventually(t, 3*time.Second, "the other reload", func() bool { return m.Load() == 2 && !store.pending(t, "app") })
+	if want := []string{"rollback /f/a"}; !slices.Equal(files.calls, want) {
+		t.Errorf("calls %v, want %v", files.calls, want)
 	}
+}
+
+// The waiting time after a failure outlives the process: an agent that is
+// started again and again does not reload its consumers each time.
+func TestTheBackOffOutlivesTheProcess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, files := newStore(), newFiles()
+		files.noneLeft = true
+		var n atomic.Int64
+		c := counting("app", &n, func(context.Context) error { return errors.New("no") }, "/f/a")
+		r := start(t, store, files, c)
+		r.deliver(t, "/f/a")
+		time.Sleep(time.Second)
+		r.halt()
+		for range 5 {
+			r = start(t, store, files, c)
+			if s := r.Status()[0]; !s.Pending || s.Error == "" || s.Failures != 1 {
+				t.Errorf("status %+v", s)
+			}
+			time.Sleep(time.Second)
+			r.halt()
+		}
+		if n.Load() != 1 {
+			t.Errorf("%d tries within seconds", n.Load())
+		}
+	})
 }
 
 func TestWithoutAPreviousGenerationTheNewStays(t *testing.T) {

@@ -6,7 +6,6 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
-	"slices"
 	"syscall"
 	"time"
 )
@@ -18,15 +17,12 @@ type record struct {
 	Pending bool `json:"pending"`
 	// Since is when the first of them was about to change.
 	Since time.Time `json:"since,omitzero"`
-	// Targets are those that change, with the names of their leaves.
-	Targets map[string]string `json:"targets,omitempty"`
+	// Targets are those that change, with what is written to them.
+	Targets map[string]written `json:"targets,omitempty"`
 	// Many says that there are more than it is worth to write down.
 	Many bool `json:"many,omitempty"`
 	// Leaves are the delivered certificates, by the hash of their DER.
 	Leaves map[string][]byte `json:"leaves,omitempty"`
-
-	// RolledBack are targets that have their previous content.
-	RolledBack []string `json:"rolled_back,omitempty"`
 
 	Failures int       `json:"failures,omitempty"` // in a row
 	RetryAt  time.Time `json:"retry_at,omitzero"`
@@ -36,6 +32,12 @@ type record struct {
 	ReloadedAt time.Time `json:"reloaded_at,omitzero"`
 	ProvenAt   time.Time `json:"proven_at,omitzero"`
 	Skipped    bool      `json:"skipped,omitempty"` // it did not run when it was to be reloaded last
+}
+
+// written is what was noted of a target.
+type written struct {
+	Leaf       string `json:"leaf,omitempty"` // its name in Leaves
+	Generation int64  `json:"generation"`
 }
 
 // manyTargets is up to how many targets are written down one by one: each is a
@@ -49,6 +51,9 @@ func (r record) with(changes []Change, now time.Time) (record, bool) {
 		r.Pending, r.Since = true, now
 	}
 	for _, ch := range changes {
+		if r.Many {
+			break
+		}
 		leaf := nameOf(ch.Leaf)
 		if _, known := r.Leaves[leaf]; leaf != "" && !known {
 			r.Leaves = maps.Clone(r.Leaves)
@@ -57,22 +62,14 @@ func (r record) with(changes []Change, now time.Time) (record, bool) {
 			}
 			r.Leaves[leaf], dirty = ch.Leaf, true
 		}
-		if slices.Contains(r.RolledBack, ch.Target) {
-			back := slices.Clone(r.RolledBack)
-			r.RolledBack, dirty = slices.DeleteFunc(back, func(t string) bool { return t == ch.Target }), true
-		}
-		was, known := r.Targets[ch.Target]
-		if known && was == leaf || r.Many {
-			continue
-		}
 		r.Targets = maps.Clone(r.Targets)
 		if r.Targets == nil {
-			r.Targets = map[string]string{}
+			r.Targets = map[string]written{}
 		}
-		r.Targets[ch.Target], dirty = leaf, true
+		r.Targets[ch.Target], dirty = written{leaf, ch.Generation}, true
 	}
 	if len(r.Targets) > manyTargets {
-		r.Targets, r.Many = nil, true
+		r.Targets, r.Leaves, r.Many = nil, nil, true
 	}
 	return r, dirty
 }
@@ -82,38 +79,38 @@ func (r record) settled(left map[string]bool) record {
 	if len(left) == 0 {
 		return record{ReloadedAt: r.ReloadedAt, ProvenAt: r.ProvenAt, Skipped: r.Skipped}
 	}
-	r.Failures, r.RetryAt, r.Error, r.Hint, r.RolledBack = 0, time.Time{}, "", "", nil
+	r.Failures, r.RetryAt, r.Error, r.Hint = 0, time.Time{}, "", ""
 	r.Targets = maps.Clone(r.Targets)
-	maps.DeleteFunc(r.Targets, func(t, _ string) bool { _, ok := left[t]; return !ok })
+	maps.DeleteFunc(r.Targets, func(t string, _ written) bool { _, ok := left[t]; return !ok })
 	return r
 }
 
-// targets are those that a run before this one was to reload. What it rolled
-// back is left out: that is delivered anew when it is published.
-func (r record) targets(of Consumer) []string {
-	var all []string
+// recover is what a run before this one has left to do: the targets that it
+// noted, and of these what it has written. A target that has another generation
+// was not written, or was rolled back: it is reloaded as it is.
+func (r record) recover(of Consumer, generation func(string) (int64, error)) (targets []string, deliveries map[string]delivery) {
+	deliveries = map[string]delivery{}
 	for _, t := range of.Targets {
-		_, noted := r.Targets[t.Path]
-		if (noted || r.Many && changedSince(t.Path, r.Since)) && !slices.Contains(r.RolledBack, t.Path) {
-			all = append(all, t.Path)
+		w, noted := r.Targets[t.Path]
+		if !noted && !r.Many {
+			continue
+		}
+		gen, err := generation(t.Path)
+		switch {
+		case noted:
+			targets = append(targets, t.Path)
+			if err == nil && gen == w.Generation {
+				deliveries[t.Path] = delivery{gen, r.Leaves[w.Leaf]}
+			}
+		case changedSince(t.Path, r.Since):
+			targets = append(targets, t.Path)
+			deliveries[t.Path] = delivery{gen, nil}
 		}
 	}
-	return all
+	return targets, deliveries
 }
 
-// leaves are those that a proof of some targets looks for.
-func (r record) leaves(targets []string) [][]byte {
-	var out [][]byte
-	for name, leaf := range r.Leaves {
-		if r.Many || slices.ContainsFunc(targets, func(t string) bool { return r.Targets[t] == name }) {
-			out = append(out, leaf)
-		}
-	}
-	return out
-}
-
-// changedSince reports whether a path was renamed onto since a time, or rather
-// whether it cannot be told that it was not.
+// changedSince reports whether a path was renamed onto since a time.
 func changedSince(path string, since time.Time) bool {
 	st, err := os.Lstat(path)
 	if err != nil {

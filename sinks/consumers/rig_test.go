@@ -46,15 +46,17 @@ func (m *memStore) DeleteRecord(_, name string) error {
 	return nil
 }
 
-// memFiles has an old and a new content of each target.
+// memFiles has an old and a new generation of each target.
 type memFiles struct {
 	mu       sync.Mutex
-	back     map[string]bool // it has the old content
+	back     map[string]bool  // it has the old one
+	newest   map[string]int64 // generation
 	calls    []string
 	noneLeft bool // there is no previous generation
+	queue    *Consumers
 }
 
-func newFiles() *memFiles { return &memFiles{back: map[string]bool{}} }
+func newFiles() *memFiles { return &memFiles{back: map[string]bool{}, newest: map[string]int64{}} }
 
 func (f *memFiles) Rollback(target string) error {
 	f.mu.Lock()
@@ -67,12 +69,37 @@ func (f *memFiles) Rollback(target string) error {
 	return nil
 }
 
-func (f *memFiles) Restore(target string) error {
+func (f *memFiles) Redeliver(target string) error {
+	f.mu.Lock()
+	f.calls = append(f.calls, "redeliver "+target)
+	f.mu.Unlock()
+	return f.deliver(target)
+}
+
+// deliver does what files does: note, write, tell.
+func (f *memFiles) deliver(target string) error {
+	f.mu.Lock()
+	gen := f.newest[target] + 10
+	f.mu.Unlock()
+	changes := []Change{{Target: target, Generation: gen}}
+	if err := f.queue.Writing(changes); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	f.newest[target] = gen
+	delete(f.back, target)
+	f.mu.Unlock()
+	f.queue.Written(changes)
+	return nil
+}
+
+func (f *memFiles) Generation(target string) (int64, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.calls = append(f.calls, "restore "+target)
-	delete(f.back, target)
-	return nil
+	if f.back[target] {
+		return f.newest[target] - 10, nil
+	}
+	return f.newest[target], nil
 }
 
 func (f *memFiles) isOld(target string) bool {
@@ -129,7 +156,7 @@ func start(t *testing.T, store *memStore, files *memFiles, consumers ...Consumer
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.Consumers = cs
+	r.Consumers, files.queue = cs, cs
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- cs.Run(ctx) }()
@@ -143,18 +170,12 @@ func start(t *testing.T, store *memStore, files *memFiles, consumers ...Consumer
 	return r
 }
 
-// deliver does what files does: note, write, tell.
 func (r *rig) deliver(t *testing.T, targets ...string) {
 	t.Helper()
 	for _, target := range targets {
-		changes := []Change{{Target: target}}
-		if err := r.Writing(changes); err != nil {
+		if err := r.files.deliver(target); err != nil {
 			t.Fatal(err)
 		}
-		r.files.mu.Lock()
-		delete(r.files.back, target)
-		r.files.mu.Unlock()
-		r.Written(changes)
 	}
 }
 
