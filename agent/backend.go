@@ -105,22 +105,6 @@ func (b backend) Enroll(ctx context.Context, name, username string, password sec
 	return problem(r.do(ctx, ask{Creds: &credentials{username, password}}))
 }
 
-// Login is for socket.Backend.
-func (b backend) Login(_ context.Context, name string, _ socket.LoginRequest) error {
-	return b.noSession(name)
-}
-
-// Logout is for socket.Backend.
-func (b backend) Logout(_ context.Context, name string) error { return b.noSession(name) }
-
-func (b backend) noSession(name string) error {
-	s, ok := b.services[name]
-	if !ok {
-		return problem(&refusal{socket.CodeNotFound, fmt.Sprintf("no upstream %q is configured", name)})
-	}
-	return problem(&refusal{socket.CodeInvalid, fmt.Sprintf("a %s upstream has no sessions to log in to", s.cfg.Type)})
-}
-
 // keyOf is the version whose key answers to a name: the current one, or before
 // the first certificate the one that is being made.
 func (b backend) keyOf(name string) (version, error) {

@@ -76,7 +76,12 @@ func (a *Agent) run(ctx context.Context) error {
 	}
 	for name, s := range a.services {
 		if s.tokens != nil {
-			rest = append(rest, part{"access token " + name, s.keepToken})
+			rest = append(rest, part{"access token " + name, func(ctx context.Context) error {
+				if s.login != nil && !a.awaitOpen(ctx) { // its refresh token is sealed
+					return nil
+				}
+				return s.keepToken(ctx)
+			}})
 		}
 	}
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/signet-agent/signet/agent/config"
 	"github.com/signet-agent/signet/upstream"
+	"github.com/signet-agent/signet/upstream/ciphertrust"
 	"github.com/signet-agent/signet/upstream/manager"
 	"github.com/signet-agent/signet/upstream/senhasegura"
 )
@@ -31,6 +32,8 @@ type service struct {
 
 	manager     *manager.Client
 	senhasegura *senhasegura.Client
+	ciphertrust *ciphertrust.Client
+	login       *ciphertrust.Login    // nil where nobody logs in
 	tokens      *upstream.TokenSource // nil where there are no access tokens
 
 	last atomic.Pointer[contact]
@@ -76,6 +79,8 @@ func (a *Agent) newService(name string, cfg config.Upstream) (*service, error) {
 		})
 	case config.Senhasegura:
 		err = a.newSenhasegura(s)
+	case config.CipherTrust:
+		a.newCipherTrust(s)
 	default:
 		err = fmt.Errorf("upstream %q: type %q is not served by this version", name, cfg.Type)
 	}
@@ -114,14 +119,20 @@ func (s *service) enrolled() <-chan struct{} {
 
 // fetcher is how a configured secret is read.
 func (s *service) fetcher(c config.Secret) func(context.Context) (upstream.Secret, error) {
+	if s.ciphertrust != nil {
+		return func(ctx context.Context) (upstream.Secret, error) { return s.ciphertrust.Fetch(ctx, c.Secret) }
+	}
 	ref := senhasegura.Ref{Credential: c.Credential, Info: c.Info, Application: c.Application}
 	return func(ctx context.Context) (upstream.Secret, error) { return s.senhasegura.Fetch(ctx, ref) }
 }
 
 // issuer is what signs certificates here, or nil.
 func (s *service) issuer() issuer {
-	if s.manager != nil {
+	switch {
+	case s.manager != nil:
 		return s.manager
+	case s.ciphertrust != nil:
+		return s.ciphertrust
 	}
 	return nil
 }
@@ -137,6 +148,9 @@ func (s *service) item() (Item, bool) {
 	}
 	if c := s.last.Load(); c != nil && c.code != "200" {
 		it.LastError, it.LastErrorAt = "the last call answered "+c.code, c.at
+	}
+	if s.login != nil {
+		s.loginItem(&it)
 	}
 	return it, true
 }

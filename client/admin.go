@@ -185,14 +185,64 @@ func (c *Client) Enroll(ctx context.Context, identity string, with Credentials) 
 // Login has the agent get new tokens from an upstream. Without credentials it
 // uses those of its configuration.
 func (c *Client) Login(ctx context.Context, upstream string, with *Credentials) error {
-	k := call{
-		method: http.MethodPost, path: "/v1/upstreams/" + url.PathEscape(upstream) + "/login",
-		what: "login " + strconv.Quote(upstream), body: struct{}{},
-	}
+	var r LoginRequest
 	if with != nil {
-		k.body = with
+		r.Username, r.Password = with.Username, with.Password
 	}
-	return c.read(ctx, k, nil)
+	_, err := c.LoginAs(ctx, upstream, r)
+	return err
+}
+
+// A LoginRequest says how the agent is to log in. All of it may be empty.
+type LoginRequest struct {
+	Username string `json:"username,omitempty"`
+	Password string `json:"password,omitempty"`
+	// LifeSeconds is how long the login is to last; 0 leaves it to the agent.
+	LifeSeconds int64 `json:"life_seconds,omitempty"`
+	// URL, if not "", has to be the one that the agent is configured with.
+	URL string `json:"url,omitempty"`
+	// RefreshToken and ClientID are those that another program has. Without
+	// user name and password the agent goes on with that token; with them it is
+	// revoked.
+	RefreshToken string `json:"refresh_token,omitempty"`
+	ClientID     string `json:"client_id,omitempty"`
+	// Share asks for the refresh token in the answer.
+	Share bool `json:"share,omitempty"`
+}
+
+// Format keeps the secrets out of everything that prints it.
+func (LoginRequest) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "login([redacted])") }
+
+// LogValue keeps the secrets out of structured logs.
+func (LoginRequest) LogValue() slog.Value { return slog.StringValue("[redacted]") }
+
+// A Session is a login of the agent's at an upstream.
+type Session struct {
+	Username string    `json:"username"`
+	URL      string    `json:"url"`
+	Until    time.Time `json:"until"` // zero if that is not known
+	// RefreshToken and ClientID are set if they were asked for.
+	RefreshToken string `json:"refresh_token"`
+	ClientID     string `json:"client_id"`
+}
+
+// Format keeps the refresh token out of everything that prints it.
+func (Session) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "session([redacted])") }
+
+// LogValue keeps the refresh token out of structured logs.
+func (Session) LogValue() slog.Value { return slog.StringValue("[redacted]") }
+
+// LoginAs has the agent log in as r says, in place of the login of before.
+func (c *Client) LoginAs(ctx context.Context, upstream string, r LoginRequest) (*Session, error) {
+	s := new(Session)
+	err := c.read(ctx, call{
+		method: http.MethodPost, path: "/v1/upstreams/" + url.PathEscape(upstream) + "/login",
+		what: "login " + strconv.Quote(upstream), body: r,
+	}, s)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // Logout has the agent revoke and forget its tokens of an upstream.

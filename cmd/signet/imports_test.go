@@ -14,13 +14,15 @@ const module = "github.com/signet-agent/signet/"
 // that it may import. A package that is not here may import none. A line that
 // is added here is a decision; see docs/decisions.
 var mayImport = map[string][]string{
-	"cmd/signet":     {"agent", "agent/config", "client", "internal/access", "systemd"},
+	// Administration by command line uses the agent's own clients through its
+	// proxy.
+	"cmd/signet":     {"agent", "agent/config", "client", "internal/access", "internal/secret", "systemd", "upstream", "upstream/ciphertrust"},
 	"cmd/signet-hsm": {"hsm/worker"},
 	"cmd/signet-sim": {"client", "upstream/manager/managertest", "upstream/senhasegura/senhaseguratest", "upstream/upstreamtest"},
 
 	"agent": {"agent/config", "agent/store", "hsm", "internal/access", "internal/secret", "sinks", "sinks/consumers", "sinks/files", "sinks/socket", "systemd",
-		"upstream", "upstream/manager", "upstream/senhasegura"},
-	"agent/config": {"internal/access", "internal/secret"},
+		"upstream", "upstream/ciphertrust", "upstream/manager", "upstream/senhasegura"},
+	"agent/config": {"internal/access", "internal/itemref", "internal/secret"},
 	"agent/store":  {"internal/secret"},
 
 	"hsm":         {"hsm/wire", "internal/secret"},
@@ -30,13 +32,14 @@ var mayImport = map[string][]string{
 	// A simulator does not know the client of its product: both are written
 	// from what is known of the product itself.
 	"upstream":                             {"internal/secret"},
+	"upstream/ciphertrust":                 {"upstream", "internal/secret"},
 	"upstream/manager":                     {"upstream", "internal/secret"},
 	"upstream/manager/managertest":         {"upstream/upstreamtest"},
 	"upstream/senhasegura":                 {"upstream", "internal/secret"},
 	"upstream/senhasegura/senhaseguratest": {"upstream/upstreamtest"},
 
 	"sinks":           {"internal/secret"},
-	"sinks/files":     {"sinks", "internal/secret"},
+	"sinks/files":     {"sinks", "internal/itemref", "internal/secret"},
 	"sinks/consumers": {"internal/secret", "systemd"},
 	"sinks/socket":    {"sinks", "internal/access", "internal/secret"},
 	"internal/access": {"internal/secret"},

@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"os/user"
 	"strconv"
+	"time"
 
 	"github.com/signet-agent/signet/internal/access"
 	"github.com/signet-agent/signet/internal/secret"
@@ -35,22 +36,60 @@ func (q *request) enroll() error {
 	return q.done()
 }
 
+// loginBody is the body of a login.
+type loginBody struct {
+	Username     string `json:"username"`
+	Password     string `json:"password"`
+	LifeSeconds  int64  `json:"life_seconds"`
+	URL          string `json:"url"`
+	RefreshToken string `json:"refresh_token"`
+	ClientID     string `json:"client_id"`
+	Share        bool   `json:"share"`
+}
+
+// maxLogin is longer than any login lasts.
+const maxLogin = 100 * 365 * 24 * time.Hour
+
+// login begins a session at an upstream, in place of the one of before. The
+// answer holds a refresh token only if it was asked for.
 func (q *request) login() error {
 	if err := q.authorizeAdmin("upstream.login", access.Token, q.name); err != nil {
 		return err
 	}
-	var body credentials
+	var body loginBody
 	if err := q.decode(&body); err != nil {
 		return err
+	}
+	if body.LifeSeconds < 0 || body.LifeSeconds > int64(maxLogin/time.Second) {
+		return invalid("life_seconds is not a number of seconds that a login can last")
 	}
 	ctx, cancel := context.WithTimeout(q.r.Context(), adminTimeout)
 	defer cancel()
 	q.within(adminTimeout)
-	r := LoginRequest{Username: body.Username, Password: secret.New([]byte(body.Password))}
-	if err := q.s.cfg.Backend.Login(ctx, q.name, r); err != nil {
+	got, err := q.s.cfg.Backend.Login(ctx, q.name, LoginRequest{
+		Username: body.Username, Password: secret.New([]byte(body.Password)), Life: time.Duration(body.LifeSeconds) * time.Second,
+		URL: body.URL, RefreshToken: secret.New([]byte(body.RefreshToken)), ClientID: body.ClientID, Share: body.Share,
+	})
+	if err != nil {
 		return err
 	}
-	return q.done()
+	answer := struct {
+		Name         string  `json:"name"`
+		Result       string  `json:"result"`
+		Username     string  `json:"username,omitempty"`
+		URL          string  `json:"url,omitempty"`
+		Until        *string `json:"until,omitempty"`
+		RefreshToken string  `json:"refresh_token,omitempty"`
+		ClientID     string  `json:"client_id,omitempty"`
+	}{Name: q.name, Result: "done", Username: got.Username, URL: got.URL}
+	if !got.Until.IsZero() {
+		at := stamp(got.Until)
+		answer.Until = &at
+	}
+	if body.Share {
+		answer.RefreshToken, answer.ClientID = string(got.RefreshToken.Reveal()), got.ClientID
+	}
+	return q.sendJSON(answer)
 }
 
 func (q *request) logout() error {

@@ -3,6 +3,7 @@ package socket
 import (
 	"context"
 	"net/http"
+	"time"
 
 	"golang.org/x/oauth2"
 
@@ -28,7 +29,7 @@ type Backend interface {
 	// Enroll registers an identity for the first time.
 	Enroll(ctx context.Context, identity, username string, password secret.Value) error
 	// Login and Logout begin and end a session at an upstream.
-	Login(ctx context.Context, upstream string, params LoginRequest) error
+	Login(ctx context.Context, upstream string, params LoginRequest) (LoginResult, error)
 	Logout(ctx context.Context, upstream string) error
 
 	// Keys are those keys that visible allows, as far as they are known without
@@ -84,8 +85,28 @@ type SignRequest struct {
 	Generation int    // of the key to use; 0 is the current one
 }
 
-// A LoginRequest is what a person gives to log in at an upstream.
+// A LoginRequest is what a person gives to log in at an upstream. All of it may
+// be empty: the agent then has what it needs in its configuration.
 type LoginRequest struct {
 	Username string
 	Password secret.Value
+	// Life is how long the login is to last; 0 leaves it to the agent.
+	Life time.Duration
+	// URL, if not "", has to be the upstream's.
+	URL string
+	// RefreshToken and ClientID are those of another program.
+	RefreshToken secret.Value
+	ClientID     string
+	// Share asks for the refresh token in the result.
+	Share bool
+}
+
+// A LoginResult is what a login came to.
+type LoginResult struct {
+	Username string
+	URL      string
+	Until    time.Time // zero if that is not known
+	// RefreshToken and ClientID are set if they were asked for.
+	RefreshToken secret.Value
+	ClientID     string
 }

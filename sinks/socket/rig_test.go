@@ -53,8 +53,8 @@ func (f *fake) Renew(ctx context.Context, name string, rotate, compromised bool)
 func (f *fake) Enroll(_ context.Context, identity, username string, password secret.Value) error {
 	return f.enroll(identity, username, password)
 }
-func (f *fake) Login(_ context.Context, upstream string, r LoginRequest) error {
-	return f.login(upstream, r)
+func (f *fake) Login(_ context.Context, upstream string, r LoginRequest) (LoginResult, error) {
+	return LoginResult{RefreshToken: secret.New([]byte("rt"))}, f.login(upstream, r)
 }
 func (f *fake) Logout(context.Context, string) error { return nil }
 func (f *fake) Objects(context.Context) (any, error) { return []string{}, nil }
