@@ -174,7 +174,7 @@ func (a *Agent) delivered(err error) {
 
 func (a *Agent) withdrawSecret(name string, code upstream.Code, text string) {
 	a.socket.WithdrawSecret(name, &socket.Problem{Code: string(code), Detail: text})
-	a.files.WithdrawSecret(name)
+	a.delivered(a.files.WithdrawSecret(name))
 }
 
 func (a *Agent) emit(e event) {

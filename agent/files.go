@@ -1,8 +1,9 @@
 package agent
 
 import (
-	"fmt"
 	"io/fs"
+	"maps"
+	"slices"
 
 	"github.com/signet-agent/signet/agent/config"
 	"github.com/signet-agent/signet/sinks/files"
@@ -10,31 +11,64 @@ import (
 
 // The states of files in `signet status`.
 const (
-	stateWritten = "written"
-	stateFailed  = "failed"
+	stateWritten    = "written"
+	stateFailed     = "failed"
+	stateRolledBack = "rolled back"
 )
 
 // makeFiles makes the file sinks.
 func (a *Agent) makeFiles() (err error) {
-	c := files.Config{Log: a.log, Drifted: a.onDrift}
+	c := files.Config{Log: a.log, Drifted: a.onDrift, Trusted: a.cfg.StatePath()}
 	for _, f := range a.cfg.Files {
-		switch {
-		case f.Dir != "":
-			return fmt.Errorf("file set %q: sets are not served by this version", f.Dir)
-		case !f.Reload.IsZero() || !f.Prove.IsZero():
-			return fmt.Errorf("file %q: reload and prove are not served by this version", f.Path)
+		if f.Dir == "" {
+			c.Files = append(c.Files, fileOf(f.Path, f, f.Content, f.Access))
+			continue
 		}
-		c.Files = append(c.Files, singleFile(f))
+		s := files.Set{Dir: f.Dir, Keep: f.Generations()}
+		for _, name := range slices.Sorted(maps.Keys(f.Entries)) {
+			e := f.Entries[name]
+			s.Entries = append(s.Entries, fileOf(name, f, e.Content, accessOf(e, f)))
+		}
+		c.Sets = append(c.Sets, s)
 	}
 	a.files, err = files.New(c)
 	return err
 }
 
-func singleFile(f config.File) files.File {
-	return files.File{
-		Path: f.Path, Secret: f.Secret, Certificate: f.Certificate, Field: f.Field, Format: f.Format, Template: f.Template,
-		Owner: f.Owner, Group: f.Group, Mode: fs.FileMode(f.Mode.Or(0o600)),
+// fileOf is one file as the sink wants it. What it held before is kept where
+// there is somebody to find that the new content does not work.
+func fileOf(path string, f config.File, c config.Content, acc config.Access) files.File {
+	out := files.File{
+		Path: path, Secret: c.Secret, Certificate: c.Certificate, Field: c.Field, Format: c.Format, Template: c.Template,
+		Owner: acc.Owner, Group: acc.Group, Mode: fs.FileMode(acc.Mode.Or(0o600)), ACL: acc.ACL, SELinux: acc.SELinux,
+		RefuseInPlace: f.InPlace == "refuse",
+		KeepPrevious:  !f.Reload.IsZero() || !f.Prove.IsZero(),
 	}
+	if !c.Password.IsZero() {
+		out.Password = c.Password.Read
+	}
+	return out
+}
+
+// accessOf is who may read an entry of a set: as it says, or as the set says.
+func accessOf(e config.Entry, f config.File) config.Access {
+	acc := e.Access
+	if acc.Owner == "" {
+		acc.Owner = f.Owner
+	}
+	if acc.Group == "" {
+		acc.Group = f.Group
+	}
+	if acc.Mode == "" {
+		acc.Mode = f.Mode
+	}
+	if acc.ACL == nil {
+		acc.ACL = f.ACL
+	}
+	if acc.SELinux == "" {
+		acc.SELinux = f.SELinux
+	}
+	return acc
 }
 
 func (a *Agent) onDrift(d files.Drift) {
@@ -49,10 +83,93 @@ func (a *Agent) fileItems() []Item {
 		case st.Err != nil:
 			it.State, it.LastError, it.RetryAt, it.Hint = stateFailed, st.Err.Error(), st.RetryAt, hintOf(st.Err)
 			it.NextAction, it.NextAt = "write", st.RetryAt
-		case st.Version != "":
+		case st.RolledBack:
+			it.State = stateRolledBack
+		case st.Generation != 0:
 			it.State = stateWritten
 		}
 		items = append(items, it)
 	}
 	return items
+}
+
+// PlannedFile is a file as `signet plan` shows it: what is written where, whose
+// it is then, and who is told.
+type PlannedFile struct {
+	Path    string   `json:"path"`
+	Content string   `json:"content"` // "secret db, field password", "certificate web, pem-chain"
+	Owner   string   `json:"owner"`   // "" is the agent
+	Group   string   `json:"group"`
+	Mode    string   `json:"mode"`
+	ACL     []string `json:"acl,omitempty"`
+	SELinux string   `json:"selinux,omitempty"`
+	// Action is what is due: write, nothing, or wait for the item.
+	Action string `json:"action"`
+	// Test, Reload and Prove follow a change of the file.
+	Test   []string `json:"test,omitempty"`
+	Reload string   `json:"reload,omitempty"`
+	Prove  string   `json:"prove,omitempty"`
+	// Removed is when the file is removed.
+	Removed string `json:"removed,omitempty"`
+}
+
+// plannedFiles are all configured files, the entries of sets among them.
+func (a *Agent) plannedFiles() []PlannedFile {
+	actions := map[string]string{}
+	for _, st := range a.files.Status() {
+		switch {
+		case st.Err != nil:
+			actions[st.Path] = "write"
+		case st.Generation != 0:
+			actions[st.Path] = "nothing"
+		default:
+			actions[st.Path] = "wait for the item"
+		}
+	}
+	out := []PlannedFile{}
+	for _, f := range a.cfg.Files {
+		if f.Dir == "" {
+			out = append(out, planned(f.Path, f, f.Content, f.Access, actions[f.Path]))
+			continue
+		}
+		for _, name := range slices.Sorted(maps.Keys(f.Entries)) {
+			e := f.Entries[name]
+			out = append(out, planned(f.Dir+"/"+name, f, e.Content, accessOf(e, f), actions[f.Dir]))
+		}
+	}
+	return out
+}
+
+func planned(path string, f config.File, c config.Content, acc config.Access, action string) PlannedFile {
+	p := PlannedFile{
+		Path: path, Content: contentOf(c), Owner: acc.Owner, Group: acc.Group, Mode: string(acc.Mode), ACL: acc.ACL, SELinux: acc.SELinux,
+		Action: action, Test: f.Test, Reload: f.Reload.Consumer(), Prove: f.Prove.TLS,
+	}
+	if p.Mode == "" {
+		p.Mode = "0600"
+	}
+	if c.Certificate == "" {
+		p.Removed = "when the upstream refuses the secret"
+	}
+	return p
+}
+
+func contentOf(c config.Content) string {
+	what := "template"
+	switch {
+	case c.Secret != "":
+		what = "secret " + c.Secret
+	case c.Certificate != "":
+		what = "certificate " + c.Certificate
+	}
+	switch {
+	case c.Template != "" && what != "template":
+		what += ", template"
+	case c.Format != "":
+		what += ", " + c.Format
+	}
+	if c.Field != "" {
+		what += ", field " + c.Field
+	}
+	return what
 }

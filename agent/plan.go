@@ -10,6 +10,8 @@ import (
 // first, if nothing goes wrong.
 type Plan struct {
 	Steps []PlannedStep `json:"steps"`
+	// Files are what is written where, if its item changes.
+	Files []PlannedFile `json:"files"`
 }
 
 // PlannedStep is one thing that will be done.
@@ -24,7 +26,7 @@ type PlannedStep struct {
 // Plan is for socket.Backend.
 func (b backend) Plan() any {
 	now := time.Now()
-	p := Plan{Steps: []PlannedStep{}}
+	p := Plan{Steps: []PlannedStep{}, Files: b.plannedFiles()}
 	for _, it := range b.status(now).Items {
 		if it.NextAction == "" {
 			continue

@@ -6,11 +6,13 @@ import (
 	"slices"
 	"strings"
 	"text/template/parse"
+
+	"github.com/signet-agent/signet/internal/itemref"
 )
 
 var (
 	secretFormats      = []string{"raw", "json", "env"}
-	certificateFormats = []string{"pem-bundle", "pem-bundle-key-first", "pem-chain", "pem-key", "pkcs12", "jks"}
+	certificateFormats = []string{"pem-bundle", "pem-bundle-key-first", "pem-chain", "pem-key", "pkcs12"}
 	signals            = []string{"HUP", "USR1", "USR2", "INT", "TERM", "WINCH"}
 )
 
@@ -91,11 +93,11 @@ func (k *checker) content(at string, c Content) {
 	}
 	if c.Template != "" {
 		k.unless(c.Format == "", at+".format", "is not used with a template; remove it")
-		k.template(at+".template", c.Template)
+		k.template(at+".template", c)
 	}
-	container := c.Format == "pkcs12" || c.Format == "jks"
+	container := c.Format == "pkcs12"
 	k.source(at+".password", c.Password, container)
-	k.unless(container || c.Password.IsZero(), at+".password", "is for the formats pkcs12 and jks; remove it")
+	k.unless(container || c.Password.IsZero(), at+".password", "is for the format pkcs12; remove it")
 }
 
 func (k *checker) secretContent(at string, c Content) {
@@ -114,6 +116,10 @@ func (k *checker) certificateContent(at string, c Content) {
 	id, isIdentity := k.c.Identities[c.Certificate]
 	k.unless(ok || isIdentity, at+".certificate", "there is no certificate %q; %s", clip(c.Certificate), guess(c.Certificate, k.c.Certificates))
 	k.unless(c.Field == "", at+".field", "is for secrets; remove it")
+	if c.Format == "jks" {
+		k.unless(false, at+".format", "jks is not written; use pkcs12, which Java 8u301 and later read as a key store")
+		return
+	}
 	if k.oneOf(at+".format", c.Format, certificateFormats...); c.Template != "" || !ok && !isIdentity {
 		return
 	}
@@ -122,15 +128,40 @@ func (k *checker) certificateContent(at string, c Content) {
 		"the key of %q is in the HSM and cannot be written to a file; use format: pem-chain, or key: {store: file}", c.Certificate)
 }
 
-// template checks the syntax alone. Which functions and fields there are is
-// known where templates are executed.
-func (k *checker) template(at, text string) {
+// templateFunctions are those that sinks/files gives to templates, and the
+// builtin ones.
+var templateFunctions = []string{"secret", "certificate", "base64", "json", "env", "url", "indent",
+	"and", "call", "html", "index", "slice", "js", "len", "not", "or", "print", "printf", "println", "urlquery", "eq", "ge", "gt", "le", "lt", "ne"}
+
+// template checks the syntax, the functions and the items that it names. Which
+// fields there are is known when it is executed.
+func (k *checker) template(at string, c Content) {
 	t := parse.New("template")
 	t.Mode = parse.SkipFuncCheck
-	_, err := t.Parse(text, "", "", map[string]*parse.Tree{})
-	if err != nil {
+	trees := map[string]*parse.Tree{}
+	if _, err := t.Parse(c.Template, "", "", trees); err != nil {
 		k.unless(false, at, "%s", strings.TrimPrefix(firstLine(err.Error()), "template: "))
+		return
 	}
+	refs, functions, err := itemref.Find(trees)
+	if err != nil {
+		k.unless(false, at, "%v", err)
+		return
+	}
+	for _, f := range functions {
+		k.unless(slices.Contains(templateFunctions, f), at, "there is no function %q; want %s", clip(f), alternatives(templateFunctions[:7]))
+	}
+	for _, r := range refs {
+		if r.Kind == itemref.Secret {
+			_, ok := k.c.Secrets[r.Name]
+			k.unless(ok, at, "there is no secret %q; %s", clip(r.Name), guess(r.Name, k.c.Secrets))
+			continue
+		}
+		_, ok := k.c.Certificates[r.Name]
+		_, isIdentity := k.c.Identities[r.Name]
+		k.unless(ok || isIdentity, at, "there is no certificate %q; %s", clip(r.Name), guess(r.Name, k.c.Certificates))
+	}
+	k.unless(c.Secret != "" || c.Certificate != "" || len(refs) > 0, at, "names no item; write {{ secret \"NAME\" \"FIELD\" }} in it")
 }
 
 func (k *checker) access(at string, a Access) {
@@ -163,6 +194,7 @@ func (k *checker) reload(at string, f File) {
 	if k.has(at + ".signal") {
 		k.unless(r.Signal.PIDFile != "", at+".signal.pid_file", "missing; it is the file with the process number")
 		k.absolute(at+".signal.pid_file", r.Signal.PIDFile)
+		k.absolute(at+".signal.program", r.Signal.Program)
 		k.oneOf(at+".signal.signal", strings.TrimPrefix(r.Signal.Signal, "SIG"), signals...)
 	}
 	if k.has(at + ".haproxy") {
@@ -180,6 +212,7 @@ func (k *checker) redis(at string, f File) {
 	if k.unless(r.Address != "", at+".address", "missing; HOST:PORT, or the path of a socket") && !filepath.IsAbs(r.Address) {
 		k.address(at+".address", r.Address)
 	}
+	k.absolute(at+".ca_file", r.CAFile)
 	k.source(at+".password", r.Password, false)
 	k.unless(f.Dir == "" || r.CertFile != "" && r.KeyFile != "", at, "a set has several files; give cert_file and key_file")
 }

@@ -16,12 +16,12 @@ type Content struct {
 	// env, which write all, and for a secret that has only one.
 	Field string `yaml:"field"`
 	// Format is raw, json or env for a secret ("" is raw), and pem-bundle,
-	// pem-bundle-key-first, pem-chain, pem-key, pkcs12 or jks for a
+	// pem-bundle-key-first, pem-chain, pem-key or pkcs12 for a
 	// certificate ("" is pem-bundle).
 	Format string `yaml:"format"`
 	// Template is a text/template, in place of Field and Format.
 	Template string `yaml:"template"`
-	// Password protects a pkcs12 or jks file.
+	// Password protects a pkcs12 file.
 	Password Source `yaml:"password"`
 }
 
@@ -94,6 +94,8 @@ type SignalReload struct {
 	PIDFile string `yaml:"pid_file"`
 	// Signal is HUP (also if empty), USR1, USR2, INT, TERM or WINCH.
 	Signal string `yaml:"signal"`
+	// Program is the path of what the process has to run; "" is anything.
+	Program string `yaml:"program"`
 }
 
 // Name is the signal without SIG, HUP if none is given.
@@ -108,10 +110,16 @@ type HAProxyReload struct {
 	Cert string `yaml:"cert"`
 }
 
+// CertName is Cert, or the path of the file.
+func (h HAProxyReload) CertName(path string) string { return or(h.Cert, path) }
+
 // RedisReload sets the file names again, which makes Redis read them.
 type RedisReload struct {
 	// Address is HOST:PORT, or the path of a Unix socket.
-	Address  string `yaml:"address"`
+	Address string `yaml:"address"`
+	// CAFile holds the certificates that the server's has to lead to; without
+	// it the connection has no TLS.
+	CAFile   string `yaml:"ca_file"`
 	Username string `yaml:"username"`
 	Password Source `yaml:"password"`
 	// CertFile and KeyFile are the values of tls-cert-file and tls-key-file;
@@ -119,6 +127,12 @@ type RedisReload struct {
 	CertFile string `yaml:"cert_file"`
 	KeyFile  string `yaml:"key_file"`
 }
+
+// Cert is CertFile, or the path of the file.
+func (r RedisReload) Cert(path string) string { return or(r.CertFile, path) }
+
+// Key is KeyFile, or the path of the file.
+func (r RedisReload) Key(path string) string { return or(r.KeyFile, path) }
 
 // IsZero reports that there is nothing to reload.
 func (r Reload) IsZero() bool { return r.Consumer() == "" }
@@ -148,7 +162,8 @@ func (r Reload) Consumer() string {
 type Prove struct {
 	// TLS is the address to connect to, HOST:PORT. If empty, nothing is proven.
 	TLS string `yaml:"tls"`
-	// ServerName is sent as SNI; "" is the host of TLS.
+	// ServerName is the name to ask for, one of the certificate's; "" is the
+	// host of TLS.
 	ServerName string `yaml:"server_name"`
 	// StartTLS is none (also if empty), postgres, smtp or imap.
 	StartTLS string `yaml:"starttls"`

@@ -87,10 +87,10 @@ func compileEntry(f File) (*entry, error) {
 		return nil, err
 	}
 	if f.Secret != "" {
-		e.needs = append(e.needs, ref{kindSecret, f.Secret})
+		e.needs = append(e.needs, secretRef(f.Secret))
 	}
 	if f.Certificate != "" {
-		e.needs = append(e.needs, ref{kindCertificate, f.Certificate})
+		e.needs = append(e.needs, certificateRef(f.Certificate))
 	}
 	if f.Template != "" {
 		if err := e.parseTemplate(); err != nil {

@@ -109,12 +109,12 @@ func (fs *Files) tidy() {
 // PublishSecret writes the files of a secret. An error is about those files
 // that could not be written; Run tries them again.
 func (fs *Files) PublishSecret(s *sinks.Secret) error {
-	return fs.publish(ref{kindSecret, s.Name}, item{secret: s})
+	return fs.publish(secretRef(s.Name), item{secret: s})
 }
 
 // PublishCertificate writes the files of a certificate, as PublishSecret does.
 func (fs *Files) PublishCertificate(c *sinks.Certificate) error {
-	return fs.publish(ref{kindCertificate, c.Name}, item{cert: c})
+	return fs.publish(certificateRef(c.Name), item{cert: c})
 }
 
 func (fs *Files) publish(r ref, it item) error {
@@ -125,7 +125,7 @@ func (fs *Files) publish(r ref, it item) error {
 // value is not valid any more and goes at once, everywhere. Run tries again to
 // remove what could not be.
 func (fs *Files) WithdrawSecret(name string) error {
-	r := ref{kindSecret, name}
+	r := secretRef(name)
 	return fs.apply(fs.users[r], func(t *target) { t.take(r) })
 }
 

@@ -1,15 +1,17 @@
 package files
 
-import "github.com/signet-agent/signet/sinks"
-
-// The kinds of items.
-const (
-	kindSecret      = "secret"
-	kindCertificate = "certificate"
+import (
+	"github.com/signet-agent/signet/internal/itemref"
+	"github.com/signet-agent/signet/sinks"
 )
 
 // A ref names an item.
-type ref struct{ kind, name string }
+type ref = itemref.Ref
+
+const (
+	kindSecret      = itemref.Secret
+	kindCertificate = itemref.Certificate
+)
 
 // An item is a secret or a certificate; the zero item is none.
 type item struct {
@@ -41,10 +43,10 @@ func (its items) of(entries []*entry) []Item {
 				continue
 			}
 			seen[r] = true
-			if r.kind == kindSecret {
-				out = append(out, Item{Secret: r.name, Version: it.version()})
+			if r.Kind == kindSecret {
+				out = append(out, Item{Secret: r.Name, Version: it.version()})
 			} else {
-				out = append(out, Item{Certificate: r.name, Version: it.version()})
+				out = append(out, Item{Certificate: r.Name, Version: it.version()})
 			}
 		}
 	}
@@ -62,3 +64,6 @@ func (its items) leaf(entries []*entry) []byte {
 	}
 	return nil
 }
+
+func secretRef(name string) ref      { return ref{Kind: kindSecret, Name: name} }
+func certificateRef(name string) ref { return ref{Kind: kindCertificate, Name: name} }

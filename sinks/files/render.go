@@ -22,9 +22,9 @@ func (e *entry) render(its items) ([]byte, error) {
 	case e.tmpl != nil:
 		return e.execute(its)
 	case e.Secret != "":
-		return e.renderSecret(its[ref{kindSecret, e.Secret}].secret)
+		return e.renderSecret(its[secretRef(e.Secret)].secret)
 	}
-	return e.renderCertificate(its[ref{kindCertificate, e.Certificate}].cert)
+	return e.renderCertificate(its[certificateRef(e.Certificate)].cert)
 }
 
 func (e *entry) renderSecret(s *sinks.Secret) ([]byte, error) {

@@ -26,9 +26,9 @@ func rendered(t *testing.T, f File, its ...item) (string, error) {
 	all := items{}
 	for _, it := range its {
 		if it.secret != nil {
-			all[ref{kindSecret, it.secret.Name}] = it
+			all[secretRef(it.secret.Name)] = it
 		} else {
-			all[ref{kindCertificate, it.cert.Name}] = it
+			all[certificateRef(it.cert.Name)] = it
 		}
 	}
 	b, err := e.render(all)

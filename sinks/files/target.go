@@ -2,6 +2,7 @@ package files
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -88,7 +89,7 @@ func (t *target) needs() []ref {
 	for _, e := range t.entries {
 		all = append(all, e.needs...)
 	}
-	slices.SortFunc(all, func(a, b ref) int { return bytes.Compare([]byte(a.kind+a.name), []byte(b.kind+b.name)) })
+	slices.SortFunc(all, func(a, b ref) int { return cmp.Compare(a.Kind+a.Name, b.Kind+b.Name) })
 	return slices.Compact(all)
 }
 

@@ -12,6 +12,7 @@ import (
 	"text/template/parse"
 	"time"
 
+	"github.com/signet-agent/signet/internal/itemref"
 	"github.com/signet-agent/signet/sinks"
 )
 
@@ -41,7 +42,11 @@ func (e *entry) parseTemplate() (err error) {
 	if err != nil {
 		return err
 	}
-	refs, err := refsOf(e.tmpl)
+	trees := map[string]*parse.Tree{}
+	for _, sub := range e.tmpl.Templates() {
+		trees[sub.Name()] = sub.Tree
+	}
+	refs, _, err := itemref.Find(trees)
 	if err != nil {
 		return err
 	}
@@ -56,79 +61,14 @@ func (e *entry) parseTemplate() (err error) {
 	return nil
 }
 
-// refsOf finds the items that a template names by its functions. The names have
-// to be there as they are: otherwise it is not known what the file waits for.
-func refsOf(t *template.Template) ([]ref, error) {
-	var refs []ref
-	var err error
-	var walk func(n parse.Node)
-	command := func(c *parse.CommandNode) {
-		id, ok := c.Args[0].(*parse.IdentifierNode)
-		if !ok || id.Ident != kindSecret && id.Ident != kindCertificate {
-			return
-		}
-		if len(c.Args) > 1 {
-			if s, ok := c.Args[1].(*parse.StringNode); ok {
-				refs = append(refs, ref{id.Ident, s.Text})
-				return
-			}
-		}
-		err = fmt.Errorf("%s needs the name in quotes: {{ %s \"NAME\" }}", id.Ident, id.Ident)
-	}
-	branch := func(b *parse.BranchNode) {
-		walk(b.Pipe)
-		walk(b.List)
-		if b.ElseList != nil {
-			walk(b.ElseList)
-		}
-	}
-	walk = func(n parse.Node) {
-		switch n := n.(type) {
-		case *parse.ListNode:
-			for _, c := range n.Nodes {
-				walk(c)
-			}
-		case *parse.ActionNode:
-			walk(n.Pipe)
-		case *parse.TemplateNode:
-			if n.Pipe != nil {
-				walk(n.Pipe)
-			}
-		case *parse.PipeNode:
-			for _, c := range n.Cmds {
-				walk(c)
-			}
-		case *parse.CommandNode:
-			command(n)
-			for _, a := range n.Args {
-				walk(a)
-			}
-		case *parse.ChainNode:
-			walk(n.Node)
-		case *parse.IfNode:
-			branch(&n.BranchNode)
-		case *parse.RangeNode:
-			branch(&n.BranchNode)
-		case *parse.WithNode:
-			branch(&n.BranchNode)
-		}
-	}
-	for _, sub := range t.Templates() {
-		if sub.Tree != nil {
-			walk(sub.Root)
-		}
-	}
-	return refs, err
-}
-
 // execute runs the template.
 func (e *entry) execute(its items) ([]byte, error) {
 	data := map[string]any{}
 	var err error
-	if s := its[ref{kindSecret, e.Secret}].secret; s != nil {
+	if s := its[secretRef(e.Secret)].secret; s != nil {
 		data = secretData(s)
 	}
-	if c := its[ref{kindCertificate, e.Certificate}].cert; c != nil {
+	if c := its[certificateRef(e.Certificate)].cert; c != nil {
 		if data, err = certificateData(c); err != nil {
 			return nil, err
 		}
@@ -150,7 +90,7 @@ func (e *entry) execute(its items) ([]byte, error) {
 
 // secretFunc is the template function: the data of a secret, or one field.
 func (its items) secretFunc(name string, field ...string) (any, error) {
-	s := its[ref{kindSecret, name}].secret
+	s := its[secretRef(name)].secret
 	if s == nil {
 		return nil, fmt.Errorf("secret %q is not there yet", name)
 	}
@@ -168,7 +108,7 @@ func (its items) secretFunc(name string, field ...string) (any, error) {
 }
 
 func (its items) certificateFunc(name string) (any, error) {
-	c := its[ref{kindCertificate, name}].cert
+	c := its[certificateRef(name)].cert
 	if c == nil {
 		return nil, fmt.Errorf("certificate %q is not there yet", name)
 	}

@@ -1,0 +1,47 @@
+package itemref
+
+import (
+	"slices"
+	"testing"
+	"text/template/parse"
+)
+
+func find(t *testing.T, text string) ([]Ref, []string, error) {
+	t.Helper()
+	tree := parse.New("t")
+	tree.Mode = parse.SkipFuncCheck
+	trees := map[string]*parse.Tree{}
+	if _, err := tree.Parse(text, "", "", trees); err != nil {
+		t.Fatal(err)
+	}
+	return Find(trees)
+}
+
+// Wherever a template names an item it is found.
+func TestFindsItemsEverywhere(t *testing.T) {
+	refs, functions, err := find(t, `{{ secret "a" "x" }}{{ (certificate "b").chain | base64 }}{{ if eq (secret "c" "x") "y" }}{{ env (secret "d" "x") }}`+
+		`{{ else }}{{ range (secret "e").fields }}{{ . }}{{ end }}{{ end }}{{ with $v := secret "f" }}{{ end }}`+
+		`{{ define "sub" }}{{ secret "g" "x" }}{{ end }}{{ template "sub" (secret "h") }} secret "no"`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range "abcdefgh" {
+		if !slices.ContainsFunc(refs, func(r Ref) bool { return r.Name == string(want) }) {
+			t.Errorf("%c was not found", want)
+		}
+	}
+	if len(refs) != 8 || !slices.Contains(refs, Ref{Certificate, "b"}) {
+		t.Errorf("found %v", refs)
+	}
+	if !slices.Equal(functions, []string{"base64", "certificate", "env", "eq", "secret"}) {
+		t.Errorf("functions %v", functions)
+	}
+}
+
+func TestNamesHaveToBeWrittenOut(t *testing.T) {
+	for _, text := range []string{`{{ secret .name }}`, `{{ "db" | secret }}`, `{{ secret (printf "%s" "db") }}`, `{{ secret }}`} {
+		if _, _, err := find(t, text); err == nil {
+			t.Errorf("%s: no error", text)
+		}
+	}
+}
