@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/signet-agent/signet/internal/secret"
 	"github.com/signet-agent/signet/sinks"
 	"github.com/signet-agent/signet/upstream"
 )
@@ -236,9 +237,13 @@ func (r *refresher) accept(it *secretItem, a upstream.Secret, asked time.Time) e
 	r.mu.Unlock()
 	h, changed := before.answered(a, asked)
 	if changed {
-		for k, v := range h.Fields {
-			h.Fields[k] = r.sealer.keep(sealedAs(it.name), v)
+		h.Fields = make(map[string]secret.Value, len(a.Fields))
+		for k, v := range a.Fields {
+			h.Fields[k] = r.sealer.box.Keep(v, sealedAs(it.name))
 		}
+	}
+	for _, v := range a.Fields {
+		v.Wipe()
 	}
 	blob, err := h.marshal(r.sealer, it.name)
 	if err == nil {
@@ -261,10 +266,12 @@ func (r *refresher) accept(it *secretItem, a upstream.Secret, asked time.Time) e
 
 // wholesome refuses an answer that would deliver nothing (failures T29, T59).
 func wholesome(a upstream.Secret) error {
+	whole := false
 	for _, v := range a.Fields {
-		if len(v.Reveal()) > 0 {
-			return nil
-		}
+		v.Use(func(b []byte) { whole = whole || len(b) > 0 })
+	}
+	if whole {
+		return nil
 	}
 	return errors.New("the upstream sent an empty value")
 }

@@ -2,10 +2,7 @@ package agent
 
 import (
 	"context"
-	"crypto/aes"
-	"crypto/cipher"
 	"crypto/rand"
-	"errors"
 	"fmt"
 
 	"github.com/signet-agent/signet/internal/secret"
@@ -14,7 +11,7 @@ import (
 // A sealer keeps what must not be readable without the HSM: with AES-256-GCM,
 // under a data key that only the HSM can unwrap. What a blob is of is bound
 // into it, so that blobs cannot be exchanged for one another.
-type sealer struct{ aead cipher.AEAD }
+type sealer struct{ box *secret.Box }
 
 // A wrapper wraps and unwraps the data key; the HSM's token is one.
 type wrapper interface {
@@ -58,42 +55,26 @@ func openSealer(ctx context.Context, hsm wrapper, s shelf) (*sealer, error) {
 }
 
 func newSealer(key []byte) (*sealer, error) {
-	block, err := aes.NewCipher(key)
+	box, err := secret.NewBox(key)
 	if err != nil {
 		return nil, fmt.Errorf("data key: %w", err)
 	}
-	aead, err := cipher.NewGCMWithRandomNonce(block)
-	if err != nil {
-		return nil, fmt.Errorf("data key: %w", err)
-	}
-	return &sealer{aead}, nil
+	return &sealer{box}, nil
 }
 
 // seal seals plain as what of says.
 func (s *sealer) seal(of string, plain []byte) []byte {
-	return s.aead.Seal(nil, nil, plain, []byte(of))
+	return s.box.Seal(nil, plain, []byte(of))
 }
 
 // open opens what seal sealed as the same.
 func (s *sealer) open(of string, blob []byte) ([]byte, error) {
-	plain, err := s.aead.Open(nil, nil, blob, []byte(of))
+	plain, err := s.box.Open(nil, blob, []byte(of))
 	if err != nil {
-		return nil, fmt.Errorf("sealed %s: %w", of, errTampered)
+		return nil, fmt.Errorf("sealed %s: %w", of, err)
 	}
 	return plain, nil
 }
 
 // errTampered is all that can be known of a blob that does not open.
-var errTampered = errors.New("was changed, belongs to another item, or was sealed on another host")
-
-// keep is v held sealed in memory and opened at each use.
-func (s *sealer) keep(of string, v secret.Value) secret.Value {
-	blob := s.seal(of, v.Reveal())
-	return secret.Lazy(func() []byte {
-		plain, err := s.open(of, blob)
-		if err != nil {
-			return nil // memory was changed under us; an empty value is never delivered
-		}
-		return plain
-	})
-}
+var errTampered = secret.ErrSealed

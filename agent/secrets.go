@@ -1,8 +1,6 @@
 package agent
 
 import (
-	"encoding/json"
-	"fmt"
 	"maps"
 	"strconv"
 	"time"
@@ -124,48 +122,4 @@ func (h *held) shifted(d time.Duration) *held {
 		}
 	}
 	return &n
-}
-
-// sealedSecret is a held as it lies sealed in the store, its bounds inside the
-// seal so that nobody can lengthen a life by editing the file.
-type sealedSecret struct {
-	Version   string            `json:"version"`
-	Count     uint64            `json:"count"`
-	Fields    map[string][]byte `json:"fields"`
-	FetchedAt time.Time         `json:"fetched_at"`
-	Expires   time.Time         `json:"expires,omitzero"`
-	TTL       time.Duration     `json:"ttl,omitempty"`
-}
-
-func sealedAs(name string) string { return "secret " + strconv.Quote(name) }
-
-func (h *held) marshal(s *sealer, name string) ([]byte, error) {
-	p := sealedSecret{Version: h.Version, Count: h.Count, FetchedAt: h.FetchedAt, Expires: h.Expires, TTL: h.TTL, Fields: map[string][]byte{}}
-	for k, v := range h.Fields {
-		p.Fields[k] = v.Reveal()
-	}
-	plain, err := json.Marshal(p)
-	if err != nil {
-		return nil, fmt.Errorf("secret %q: %w", name, err)
-	}
-	defer clear(plain)
-	return s.seal(sealedAs(name), plain), nil
-}
-
-func unmarshalHeld(s *sealer, name string, blob []byte) (*held, error) {
-	plain, err := s.open(sealedAs(name), blob)
-	if err != nil {
-		return nil, err
-	}
-	defer clear(plain)
-	var p sealedSecret
-	if err := json.Unmarshal(plain, &p); err != nil {
-		return nil, fmt.Errorf("sealed secret %q: not as this version writes it", name)
-	}
-	h := &held{Version: p.Version, Count: p.Count, FetchedAt: p.FetchedAt, Expires: p.Expires, TTL: p.TTL, Fields: map[string]secret.Value{}}
-	for k, v := range p.Fields {
-		h.Fields[k] = s.keep(sealedAs(name), secret.New(v))
-		clear(v)
-	}
-	return h, nil
 }

@@ -1,0 +1,84 @@
+package secret
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/rand"
+	"errors"
+	"fmt"
+)
+
+// A Box seals with AES-256-GCM. The key, and all that is derived from it, lies in
+// locked memory; see [Box.Memory]. Its methods may be called from several
+// goroutines.
+type Box struct {
+	aead   cipher.AEAD
+	memory string
+}
+
+// nonceSize is that of GCM. Nonces are random: a key must not seal more than
+// 2^32 times.
+const nonceSize = 12
+
+// ErrSealed is all that can be known of a blob that does not open.
+var ErrSealed = errors.New("was changed, belongs to another item, or was sealed on another host")
+
+// NewBox makes a Box. The caller wipes the key.
+func NewBox(key []byte) (*Box, error) {
+	if len(key) != 32 {
+		return nil, fmt.Errorf("key: %d bytes, not 32", len(key))
+	}
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, fmt.Errorf("key: %w", err)
+	}
+	aead, err := cipher.NewGCM(block)
+	if err != nil {
+		return nil, fmt.Errorf("key: %w", err)
+	}
+	locked, memory := moved(aead)
+	if memory != Heap {
+		wipe(block)
+		wipe(aead)
+	}
+	return &Box{locked, memory}, nil
+}
+
+// Memory says where the key lies: MemfdSecret, Mlock, or Heap where neither can
+// be had.
+func (b *Box) Memory() string { return b.memory }
+
+// Seal appends plain to dst, sealed as what of says.
+func (b *Box) Seal(dst, plain, of []byte) []byte {
+	var nonce [nonceSize]byte
+	rand.Read(nonce[:])
+	return b.aead.Seal(append(dst, nonce[:]...), nonce[:], plain, of)
+}
+
+// Open appends to dst what Seal sealed as the same.
+func (b *Box) Open(dst, blob, of []byte) ([]byte, error) {
+	if len(blob) < nonceSize {
+		return nil, ErrSealed
+	}
+	plain, err := b.aead.Open(dst, blob[:nonceSize], blob[nonceSize:], of)
+	if err != nil {
+		return nil, ErrSealed
+	}
+	return plain, nil
+}
+
+// Keep is v held sealed in memory and opened at each use.
+func (b *Box) Keep(v Value, of string) Value {
+	as := []byte(of)
+	var blob []byte
+	v.Use(func(plain []byte) {
+		blob = b.Seal(make([]byte, 0, len(plain)+nonceSize+b.aead.Overhead()), plain, as)
+	})
+	return Value{lazy: true, appendTo: func(dst []byte) []byte {
+		plain, err := b.Open(dst, blob, as)
+		if err != nil {
+			return dst // memory was changed under us; an empty value is never delivered
+		}
+		return plain
+	}}
+}
