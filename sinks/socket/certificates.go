@@ -35,8 +35,8 @@ func (q *request) getCertificate() error {
 	if err := q.record(http.StatusOK); err != nil {
 		return err
 	}
-	buf := q.s.bodies.Get().(*[]byte)
-	*buf = it.appendTo((*buf)[:0])
+	buf := q.s.body(len(it.head) + 16)
+	*buf = it.appendTo(*buf)
 	q.send(http.StatusOK, jsonType, *buf)
 	q.s.wipe(buf)
 	return nil

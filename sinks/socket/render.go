@@ -31,6 +31,7 @@ type field struct {
 	name   string
 	key    string // "password":
 	value  secret.Value
+	size   int  // of the value
 	base64 bool // not UTF-8, so JSON can carry it in base64 only
 	plain  bool // as a JSON string it needs no escapes
 }
@@ -40,11 +41,13 @@ func newSecretItem(s *sinks.Secret) *secretItem {
 	var binary []string
 	for _, name := range slices.Sorted(maps.Keys(s.Fields)) {
 		f := field{name: name, key: quote(name) + ":", value: s.Fields[name]}
-		v := f.value.Reveal()
-		if f.base64 = !utf8.Valid(v); f.base64 {
-			binary = append(binary, quote(name))
-		}
-		f.plain = !slices.ContainsFunc(v, escaped)
+		f.value.Use(func(v []byte) {
+			f.size = len(v)
+			if f.base64 = !utf8.Valid(v); f.base64 {
+				binary = append(binary, quote(name))
+			}
+			f.plain = !f.base64 && !slices.ContainsFunc(v, escaped)
+		})
 		it.fields = append(it.fields, f)
 	}
 	naming := `"name":` + quote(s.Name) + `,"version":` + quote(s.Version)
@@ -74,22 +77,51 @@ func (it *secretItem) appendTo(b []byte, only string, now time.Time) []byte {
 		}
 		first = false
 		b = append(b, f.key...)
-		switch v := f.value.Reveal(); {
-		case f.base64:
-			b = append(b, '"')
-			b = base64.StdEncoding.AppendEncode(b, v)
-			b = append(b, '"')
-		case f.plain:
-			b = append(b, '"')
-			b = append(b, v...)
-			b = append(b, '"')
-		default:
-			b = appendJSON(b, v)
-		}
+		b = f.appendTo(b)
 	}
 	b = append(b, it.tail...)
 	b = strconv.AppendBool(b, it.secret.Stale(now))
 	return append(b, "}\n"...)
+}
+
+// appendTo renders the value. One that needs no escapes is opened right where it
+// is sent from.
+func (f *field) appendTo(b []byte) []byte {
+	if f.plain {
+		return append(f.value.AppendTo(append(b, '"')), '"')
+	}
+	f.value.Use(func(v []byte) {
+		if !f.base64 {
+			b = appendJSON(b, v)
+			return
+		}
+		b = append(b, '"')
+		b = base64.StdEncoding.AppendEncode(b, v)
+		b = append(b, '"')
+	})
+	return b
+}
+
+// size is at least what appendTo needs, so that no copy is left behind where a
+// buffer has grown.
+func (it *secretItem) size() int {
+	n := len(it.head) + len(it.tail) + 16
+	for i := range it.fields {
+		f := &it.fields[i]
+		n += len(f.key) + 3 + f.rendered()
+	}
+	return n
+}
+
+// rendered is at least the size of the rendered value.
+func (f *field) rendered() int {
+	switch {
+	case f.plain:
+		return f.size + 16 // room for the seal's tag, should opening want it
+	case f.base64:
+		return base64.StdEncoding.EncodedLen(f.size)
+	}
+	return 6 * f.size
 }
 
 func (it *secretItem) field(name string) (secret.Value, bool) {
@@ -137,10 +169,13 @@ func newCertificateItem(c *sinks.Certificate) *certificateItem {
 
 func (it *certificateItem) appendTo(b []byte) []byte {
 	b = append(b, it.head...)
-	if key := it.cert.Key.Reveal(); len(key) > 0 {
-		b = append(b, `,"key":`...)
-		b = appendJSON(b, key)
-	}
+	it.cert.Key.Use(func(key []byte) {
+		if len(key) > 0 {
+			b = slices.Grow(b, len(key)*2) // PEM has a line break in 65 bytes
+			b = append(b, `,"key":`...)
+			b = appendJSON(b, key)
+		}
+	})
 	return append(b, "}\n"...)
 }
 

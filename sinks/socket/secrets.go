@@ -83,8 +83,8 @@ func (q *request) sendSecret(it *secretItem, fieldName string) error {
 	if err := q.record(http.StatusOK); err != nil {
 		return err
 	}
-	buf := q.s.bodies.Get().(*[]byte)
-	*buf = it.appendTo((*buf)[:0], fieldName, time.Now())
+	buf := q.s.body(it.size())
+	*buf = it.appendTo(*buf, fieldName, time.Now())
 	q.send(http.StatusOK, jsonType, *buf)
 	q.s.wipe(buf)
 	return nil
@@ -107,7 +107,7 @@ func (q *request) sendField(it *secretItem, name string) error {
 		return err
 	}
 	q.w.Header()["Signet-Stale"] = []string{strconv.FormatBool(it.secret.Stale(time.Now()))}
-	q.send(http.StatusOK, rawType, v.Reveal())
+	v.Use(func(b []byte) { q.send(http.StatusOK, rawType, b) })
 	return nil
 }
 
@@ -115,9 +115,16 @@ func (q *request) noField(name string) error {
 	return &Problem{Code: CodeNotFound, Detail: "secret " + strconv.Quote(q.name) + " has no field " + strconv.Quote(name)}
 }
 
+// body is an empty buffer with room for size bytes.
+func (s *Server) body(size int) *[]byte {
+	buf := s.bodies.Get().(*[]byte)
+	*buf = slices.Grow((*buf)[:0], size)
+	return buf
+}
+
 // wipe clears a buffer that held values before it is used again.
 func (s *Server) wipe(buf *[]byte) {
-	clear(*buf)
+	clear((*buf)[:cap(*buf)])
 	if cap(*buf) <= 64<<10 {
 		s.bodies.Put(buf)
 	}
