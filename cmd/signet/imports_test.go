@@ -18,7 +18,7 @@ var mayImport = map[string][]string{
 	// proxy.
 	"cmd/signet":     {"agent", "agent/config", "client", "internal/access", "internal/secret", "systemd", "upstream", "upstream/ciphertrust"},
 	"cmd/signet-hsm": {"hsm/worker"},
-	"cmd/signet-sim": {"client", "upstream/manager/managertest", "upstream/senhasegura/senhaseguratest", "upstream/upstreamtest"},
+	"cmd/signet-sim": {"client", "upstream/ciphertrust/ciphertrusttest", "upstream/manager/managertest", "upstream/senhasegura/senhaseguratest", "upstream/upstreamtest"},
 
 	"agent": {"agent/config", "agent/store", "hsm", "internal/access", "internal/secret", "sinks", "sinks/consumers", "sinks/files", "sinks/socket", "systemd",
 		"upstream", "upstream/ciphertrust", "upstream/manager", "upstream/senhasegura"},
@@ -36,6 +36,7 @@ var mayImport = map[string][]string{
 	"upstream/manager":                     {"upstream", "internal/secret"},
 	"upstream/manager/managertest":         {"upstream/upstreamtest"},
 	"upstream/senhasegura":                 {"upstream", "internal/secret"},
+	"upstream/ciphertrust/ciphertrusttest": {"upstream/upstreamtest"},
 	"upstream/senhasegura/senhaseguratest": {"upstream/upstreamtest"},
 
 	"sinks":           {"internal/secret"},
