@@ -252,6 +252,7 @@ func (b backend) Status(visible socket.Visible) any {
 	}
 	kinds := map[string]access.Kind{"secret": access.Secret, "certificate": access.Certificate, "identity": access.Key, "token": access.Token, "file": access.Admin}
 	s.Items = slices.DeleteFunc(s.Items, func(it Item) bool { return !visible(kinds[it.Kind], it.Name) })
+	s.Upstreams = slices.DeleteFunc(s.Upstreams, func(u Upstream) bool { return !visible(access.Proxy, u.Name) })
 	s.Runway = runwayOf(s.Items, time.Now())
 	return s
 }

@@ -30,8 +30,17 @@ type Status struct {
 	Reason    string      `json:"reason,omitempty"` // why it is not
 	HSM       []HSMStatus `json:"hsm"`
 	Items     []Item      `json:"items"`
-	Runway    Runway      `json:"runway"`
-	Notices   []string    `json:"notices,omitempty"` // what an operator should know, such as a damaged state file
+	// Upstreams are those that the caller may call through the agent.
+	Upstreams []Upstream `json:"upstreams,omitempty"`
+	Runway    Runway     `json:"runway"`
+	Notices   []string   `json:"notices,omitempty"` // what an operator should know, such as a damaged state file
+}
+
+// Upstream is one that is configured.
+type Upstream struct {
+	Name      string `json:"name"`
+	Type      string `json:"type"`
+	AccountID int64  `json:"account_id,omitempty"`
 }
 
 // HSMStatus is the state of a token.
@@ -95,6 +104,8 @@ func (a *Agent) status(now time.Time) *Status {
 		s.Items = append(s.Items, a.certificateItem(name, now))
 	}
 	for _, name := range slices.Sorted(maps.Keys(a.services)) {
+		u := a.cfg.Upstreams[name]
+		s.Upstreams = append(s.Upstreams, Upstream{name, u.Type, u.AccountID})
 		if it, ok := a.services[name].item(); ok {
 			s.Items = append(s.Items, it)
 		}

@@ -21,7 +21,9 @@ type Status struct {
 	Reason string      `json:"reason,omitempty"`
 	HSM    []HSMStatus `json:"hsm"` // of each token
 	Items  []Item      `json:"items"`
-	Runway Runway      `json:"runway"`
+	// Upstreams are those that the caller may call through the agent.
+	Upstreams []Upstream `json:"upstreams,omitempty"`
+	Runway    Runway     `json:"runway"`
 	// Notices are what an operator should know, such as a damaged state file.
 	Notices []string `json:"notices,omitempty"`
 	// JSON is the agent's whole answer, with what this version does not know.
@@ -41,18 +43,32 @@ type HSMStatus struct {
 
 // An Item is one thing that the agent keeps fresh.
 type Item struct {
-	Kind       string    `json:"kind"` // secret, certificate, identity, token, file
-	Name       string    `json:"name"`
-	State      string    `json:"state"` // fresh, stale, expired, missing, failed, ...
-	Version    string    `json:"version,omitempty"`
-	Generation int       `json:"generation,omitempty"`
-	FreshUntil time.Time `json:"fresh_until,omitzero"`
-	RotatesAt  time.Time `json:"rotates_at,omitzero"`
-	NotAfter   time.Time `json:"not_after,omitzero"`
-	Failures   int       `json:"failures,omitempty"` // in a row
-	RetryAt    time.Time `json:"retry_at,omitzero"`
-	LastError  string    `json:"last_error,omitempty"`
-	Hint       string    `json:"hint,omitempty"`
+	Kind        string    `json:"kind"` // secret, certificate, identity, token, file
+	Name        string    `json:"name"`
+	State       string    `json:"state"` // fresh, stale, expired, missing, failed, ...
+	Version     string    `json:"version,omitempty"`
+	Generation  int       `json:"generation,omitempty"`
+	Serial      string    `json:"serial,omitempty"` // of a certificate
+	FreshUntil  time.Time `json:"fresh_until,omitzero"`
+	RotatesAt   time.Time `json:"rotates_at,omitzero"`
+	NotAfter    time.Time `json:"not_after,omitzero"`
+	NextAction  string    `json:"next_action,omitempty"`
+	NextAt      time.Time `json:"next_at,omitzero"`
+	NextReason  string    `json:"next_reason,omitempty"`
+	Making      string    `json:"making,omitempty"`   // how a new certificate is being asked for
+	Failures    int       `json:"failures,omitempty"` // in a row
+	RetryAt     time.Time `json:"retry_at,omitzero"`
+	LastError   string    `json:"last_error,omitempty"`
+	LastErrorAt time.Time `json:"last_error_at,omitzero"`
+	Hint        string    `json:"hint,omitempty"`   // what a person has to do
+	Notice      string    `json:"notice,omitempty"` // what the upstream has noticed about it
+}
+
+// An Upstream is one that the agent is configured with.
+type Upstream struct {
+	Name      string `json:"name"`
+	Type      string `json:"type"` // manager, senhasegura, ciphertrust, manpki, oauth2
+	AccountID int64  `json:"account_id,omitempty"`
 }
 
 // A Runway is how long everything still works without any upstream.

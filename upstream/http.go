@@ -50,6 +50,11 @@ type HTTPConfig struct {
 	Observe func(code string)
 	// Dial, if not nil, makes the connections instead of a net.Dialer.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Through, if not nil, makes the calls in place of connections of our own,
+	// as the proxy of a running agent does: CAs, Certificate and Dial are its
+	// affair then, and With changes nothing. An *Error in the chain of one of
+	// its errors is taken as it is.
+	Through http.RoundTripper
 }
 
 // HTTP is a client of one upstream. It follows no redirects, uses no proxy, and
@@ -58,7 +63,8 @@ type HTTPConfig struct {
 type HTTP struct {
 	cfg       HTTPConfig
 	base      *url.URL
-	transport *http.Transport
+	own       *http.Transport   // nil if the calls go Through another
+	transport http.RoundTripper // own, or the other
 }
 
 // NewHTTP makes the client; it does not connect.
@@ -83,8 +89,11 @@ func NewHTTP(cfg HTTPConfig) (*HTTP, error) {
 
 // newHTTP makes the client of a configuration that is complete.
 func newHTTP(cfg HTTPConfig, base *url.URL) *HTTP {
-	h := &HTTP{cfg: cfg, base: base}
-	h.transport = &http.Transport{
+	h := &HTTP{cfg: cfg, base: base, transport: cfg.Through}
+	if cfg.Through != nil {
+		return h
+	}
+	h.own = &http.Transport{
 		DialContext:            cfg.Dial,
 		TLSClientConfig:        h.tlsConfig(),
 		TLSHandshakeTimeout:    cfg.Timeout,
@@ -97,8 +106,9 @@ func newHTTP(cfg HTTPConfig, base *url.URL) *HTTP {
 		// certificate behind, and a lost answer is the loss of one call.
 		TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{},
 	}
+	h.transport = h.own
 	if cfg.Dial == nil {
-		h.transport.DialContext = (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext
+		h.own.DialContext = (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext
 	}
 	return h
 }
@@ -149,7 +159,11 @@ func (h *HTTP) URL() *url.URL {
 
 // Reset makes sure that every call made after it uses a new connection, and so
 // asks Certificate anew.
-func (h *HTTP) Reset() { h.transport.CloseIdleConnections() }
+func (h *HTTP) Reset() {
+	if h.own != nil {
+		h.own.CloseIdleConnections()
+	}
+}
 
 // A Request is one call.
 type Request struct {

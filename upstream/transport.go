@@ -86,6 +86,11 @@ func refusedUs(err error) bool {
 // failure makes the error for a call that got no answer.
 func (h *HTTP) failure(r Request, err error) *Error {
 	h.observe(string(Unavailable))
+	if e, ok := errors.AsType[*Error](err); ok && h.own == nil {
+		said := *e
+		said.Upstream, said.Op, said.Item = h.cfg.Name, r.Op, r.Item
+		return &said
+	}
 	_, sent := errors.AsType[sentError](err)
 	return &Error{
 		Upstream: h.cfg.Name, Op: r.Op, Item: r.Item, Code: Unavailable,

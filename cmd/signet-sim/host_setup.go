@@ -127,7 +127,7 @@ files:
 socket: {path: {{.Dir}}/signet.sock, mode: "0660"}
 policy:
   - callers: {users: [{{.User}}]}
-    allow: {secrets: [db], certificates: [host], keys: {host: [sign]}, tokens: [pam], proxy: {pam: ["GET /iso/pam/credential/*"]}, admin: true}
+    allow: {secrets: [db], certificates: [host], keys: {host: [sign]}, tokens: [pam], proxy: {pam: ["GET /iso/pam/credential/*"], vaults: ["POST /manager/api/json/1.0/*"]}, admin: true}
 `))
 
 // configure writes the agent's configuration from what the simulators said.

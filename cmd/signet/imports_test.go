@@ -16,7 +16,7 @@ const module = "github.com/signet-agent/signet/"
 var mayImport = map[string][]string{
 	// Administration by command line uses the agent's own clients through its
 	// proxy.
-	"cmd/signet":     {"agent", "agent/config", "client", "internal/access", "internal/secret", "systemd", "upstream", "upstream/ciphertrust"},
+	"cmd/signet":     {"agent", "agent/config", "client", "internal/access", "internal/secret", "systemd", "upstream", "upstream/ciphertrust", "upstream/manager"},
 	"cmd/signet-hsm": {"hsm/worker"},
 	"cmd/signet-sim": {"client", "upstream/ciphertrust/ciphertrusttest", "upstream/manager/managertest", "upstream/senhasegura/senhaseguratest", "upstream/upstreamtest"},
 

@@ -62,6 +62,8 @@ const (
 	groupUse     = "use"
 	groupOperate = "operate"
 	groupHost    = "host"
+
+	groupUpstream = "upstream"
 )
 
 // newRoot is the whole command line.
@@ -92,10 +94,12 @@ policy, 4 not found, 5 unavailable (agent, upstream or HSM), 6 expired.`,
 	root.AddGroup(
 		&cobra.Group{ID: groupUse, Title: "For programs and people who need a value:"},
 		&cobra.Group{ID: groupOperate, Title: "For operators of a running agent:"},
+		&cobra.Group{ID: groupUpstream, Title: "For administrators of upstreams, through the agent:"},
 		&cobra.Group{ID: groupHost, Title: "On the host:"},
 	)
 	add(root, groupUse, newGet(p), newWatch(p), newRefused(p), newToken(p), newKey(p))
 	add(root, groupOperate, newStatus(p), newPlan(p), newDoctor(p), newEnroll(p), newRenew(p), newRotate(p), newLogin(p), newLogout(p), newPolicy(p))
+	add(root, groupUpstream, newManager(p))
 	add(root, groupHost, newRun(p), newCheck(p), newAudit(p), newVersion(p))
 	return root
 }

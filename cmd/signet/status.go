@@ -68,9 +68,25 @@ func printStatus(w io.Writer, s *client.Status, now time.Time) error {
 	for _, n := range s.Notices {
 		line(&out, "notice", n)
 	}
-	if len(s.Items) > 0 {
+	items := slices.Clone(s.Items)
+	slices.SortStableFunc(items, func(a, b client.Item) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))
+	})
+	if len(items) > 0 {
 		out.WriteByte('\n')
-		table(&out, itemRows(s.Items))
+		table(&out, itemRows(items))
+	}
+	if rows := certificateRows(items); len(rows) > 1 {
+		out.WriteByte('\n')
+		table(&out, rows)
+	}
+	for _, i := range items {
+		if i.Hint != "" {
+			line(&out, "to do", i.Kind+" "+i.Name+": "+i.Hint)
+		}
+		if i.Notice != "" {
+			line(&out, "notice", i.Kind+" "+i.Name+": "+i.Notice)
+		}
 	}
 	_, err := w.Write(out.Bytes())
 	return err
@@ -95,10 +111,6 @@ func hsmText(h client.HSMStatus) string {
 
 // itemRows are the rows of the table of items.
 func itemRows(items []client.Item) [][]string {
-	items = slices.Clone(items)
-	slices.SortStableFunc(items, func(a, b client.Item) int {
-		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))
-	})
 	rows := [][]string{{"KIND", "NAME", "STATE", "VERSION", "FRESH UNTIL", "ROTATES AT", "LAST ERROR"}}
 	for _, i := range items {
 		version, until, last := i.Version, i.FreshUntil, i.LastError
@@ -112,6 +124,23 @@ func itemRows(items []client.Item) [][]string {
 			last += " (again at " + instant(i.RetryAt) + ")"
 		}
 		rows = append(rows, []string{i.Kind, i.Name, i.State, version, instant(until), instant(i.RotatesAt), last})
+	}
+	return rows
+}
+
+// certificateRows are the rows of the table of certificates: which they are, and
+// what happens to them next.
+func certificateRows(items []client.Item) [][]string {
+	rows := [][]string{{"CERTIFICATE", "SERIAL", "NOT AFTER", "NEXT", "AT", "TRIES", "REASON"}}
+	for _, i := range items {
+		if i.NextAction == "" || i.Kind != "identity" && i.Kind != "certificate" {
+			continue
+		}
+		tries := ""
+		if i.Failures > 0 {
+			tries = strconv.Itoa(i.Failures)
+		}
+		rows = append(rows, []string{i.Name, i.Serial, instant(i.NotAfter), i.NextAction, instant(i.NextAt), tries, i.NextReason})
 	}
 	return rows
 }

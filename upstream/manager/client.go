@@ -20,9 +20,11 @@ const maxSkew = time.Minute
 
 // Config says which Manager, and which account there.
 type Config struct {
-	// HTTP reaches the Manager and shows the identity that it issued.
+	// HTTP reaches the Manager and shows the identity that it issued, or goes
+	// through an agent that does.
 	HTTP *upstream.HTTP
-	// AccountID is the private account's.
+	// AccountID is the private account's. Without it nothing can be issued; the
+	// methods about vaults need none.
 	AccountID int64
 	// RegisterMethod is the name of the method "Register Client Certificate".
 	// If "", it is clientRegistration.

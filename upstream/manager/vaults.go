@@ -62,7 +62,7 @@ func (c *Client) CreateVault(ctx context.Context, r VaultRequest) (int64, error)
 		return 0, err
 	}
 	for _, v := range vaults {
-		if v.Name == r.Name && v.TemplateID == r.Template && v.OwnerAccountID == c.cfg.AccountID {
+		if v.Name == r.Name && v.TemplateID == r.Template && (c.cfg.AccountID == 0 || v.OwnerAccountID == c.cfg.AccountID) {
 			return v.ID, nil
 		}
 	}
@@ -151,11 +151,11 @@ func (c *Client) Accounts(ctx context.Context) ([]Account, error) {
 
 // An Event is what the Manager has noticed about the account.
 type Event struct {
-	ID         int64
-	Time       time.Time
-	Type       string // certificateExpiring
-	Message    string // one line
-	Expiration time.Time
+	ID         int64     `json:"id"`
+	Time       time.Time `json:"time"`
+	Type       string    `json:"type"`    // certificateExpiring
+	Message    string    `json:"message"` // one line
+	Expiration time.Time `json:"expiration"`
 }
 
 // Events lists the events of the account. They are a second signal only: the
