@@ -44,6 +44,9 @@ func status(err error) int {
 	if err == nil {
 		return exitDone
 	}
+	if e, ok := errors.AsType[*exited](err); ok {
+		return e.status
+	}
 	if _, ok := errors.AsType[*usageError](err); ok {
 		return exitUsage
 	}
@@ -86,7 +89,7 @@ type hinter interface {
 // line what failed, why, and what to do about it. Only a configuration has a
 // line for each of its faults.
 func report(w io.Writer, err error) {
-	if err == nil {
+	if _, ok := errors.AsType[*exited](err); ok || err == nil {
 		return
 	}
 	if faults, ok := errors.AsType[*config.Errors](err); ok {

@@ -130,21 +130,37 @@ func printJSON(w io.Writer, v any) error {
 
 // printEnv prints fields as assignments for a POSIX shell.
 func printEnv(w io.Writer, secret string, fields map[string]string) error {
+	vars, err := variables(secret, fields)
+	if err != nil {
+		return err
+	}
 	var out strings.Builder
+	for _, v := range vars {
+		out.WriteString(v.name + "='" + strings.ReplaceAll(v.value, "'", `'\''`) + "'\n")
+	}
+	_, err = io.WriteString(w, out.String())
+	return err
+}
+
+// An assignment is a variable of an environment.
+type assignment struct{ name, value string }
+
+// variables makes a variable of each field, in the order of the fields' names.
+func variables(secret string, fields map[string]string) ([]assignment, error) {
+	var out []assignment
 	from := map[string]string{}
 	for _, field := range slices.Sorted(maps.Keys(fields)) {
 		name := variable(secret + "_" + field)
 		if other, taken := from[name]; taken {
-			return fmt.Errorf("secret %q: the fields %q and %q would both be %s", secret, other, field, name)
+			return nil, fmt.Errorf("secret %q: the fields %q and %q would both be %s", secret, other, field, name)
 		}
 		from[name] = field
 		if strings.ContainsRune(fields[field], 0) {
-			return fmt.Errorf("secret %q: field %q holds a NUL byte, which no environment variable can", secret, field)
+			return nil, fmt.Errorf("secret %q: field %q holds a NUL byte, which no environment variable can", secret, field)
 		}
-		out.WriteString(name + "='" + strings.ReplaceAll(fields[field], "'", `'\''`) + "'\n")
+		out = append(out, assignment{name, fields[field]})
 	}
-	_, err := io.WriteString(w, out.String())
-	return err
+	return out, nil
 }
 
 // variable makes a name for the environment.

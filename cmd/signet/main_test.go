@@ -30,6 +30,12 @@ func TestScript(t *testing.T) {
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("SIGNET_SOCKET", filepath.Join(e.WorkDir, "s"))
 			e.Setenv("GORACE", "atexit_sleep_ms=0") // else each command takes a second
+			shm, err := os.MkdirTemp("/dev/shm", "signet-")
+			if err != nil {
+				return err
+			}
+			e.Defer(func() { os.RemoveAll(shm) })
+			e.Setenv("SHM", shm) // a directory in memory
 			return serve(e)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "waitfor": waitfor},
