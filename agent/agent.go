@@ -14,6 +14,7 @@ import (
 	"github.com/signet-agent/signet/hsm"
 	"github.com/signet-agent/signet/internal/access"
 	"github.com/signet-agent/signet/sinks"
+	"github.com/signet-agent/signet/sinks/consumers"
 	"github.com/signet-agent/signet/sinks/files"
 	"github.com/signet-agent/signet/sinks/socket"
 	"github.com/signet-agent/signet/systemd"
@@ -45,6 +46,8 @@ type Agent struct {
 	signer  *auditSigner // of the audit
 	socket  *socket.Server
 	files   *files.Files
+
+	consumers *consumers.Consumers
 
 	tokens     map[string]*hsm.Token
 	identities map[string]*identity
@@ -88,7 +91,7 @@ func newAgent(cfg *config.Config, opt Options, st *store.Store) (*Agent, error) 
 		a.log.Error("state set aside", "err", d, "hint", d.Hint())
 	}
 	a.metrics.registry.MustRegister(newStateCollector(a))
-	for _, make := range []func() error{a.makeTokens, a.makeSinks, a.makeServices, a.makeRotators, a.makeSecrets} {
+	for _, make := range []func() error{a.makeTokens, a.makeSinks, a.makeConsumers, a.makeServices, a.makeRotators, a.makeSecrets} {
 		if err := make(); err != nil {
 			return nil, err
 		}

@@ -39,6 +39,7 @@ func (b backend) Doctor(ctx context.Context) any {
 	for _, name := range slices.Sorted(maps.Keys(b.services)) {
 		d.Checks = append(d.Checks, b.services[name].check(ctx)...)
 	}
+	d.Checks = append(d.Checks, b.checkConsumers(ctx)...)
 	for _, it := range b.status(time.Now()).Items {
 		d.Checks = append(d.Checks, checkItem(it))
 	}
@@ -75,8 +76,8 @@ func (s *service) check(ctx context.Context) []Check {
 func checkItem(it Item) Check {
 	c := Check{Name: it.Kind + " " + it.Name, Status: checkOK, Detail: it.State, Hint: it.Hint}
 	switch it.State {
-	case stateFresh, stateValid, stateWritten:
-	case stateStale, stateWaiting, stateExpiring:
+	case stateFresh, stateValid, stateWritten, stateIdle, stateReloaded, stateProven:
+	case stateStale, stateWaiting, stateExpiring, statePending, stateStopped:
 		c.Status = checkWarning
 	default:
 		c.Status = checkFailed

@@ -21,6 +21,8 @@ const (
 	eventFetchFailed         = "fetch.failed"
 	eventTokenIssued         = "token.issued"
 	eventFileRepaired        = "file.repaired"
+	eventReloadFailed        = "reload.failed"
+	eventProofFailed         = "proof.failed"
 	// These two are for the audit; to those who watch the socket tells them.
 	eventSecretChanged   = "secret.changed"
 	eventSecretWithdrawn = "secret.withdrawn"
@@ -56,7 +58,7 @@ func (e event) wire() socket.Event {
 		w.Kind = access.Secret
 	case eventTokenIssued:
 		w.Kind = access.Token
-	case eventFileRepaired:
+	case eventFileRepaired, eventReloadFailed, eventProofFailed:
 		w.Kind = access.Admin
 	default:
 		w.Kind = access.Certificate

@@ -18,7 +18,7 @@ const (
 
 // makeFiles makes the file sinks.
 func (a *Agent) makeFiles() (err error) {
-	c := files.Config{Log: a.log, Drifted: a.onDrift, Trusted: a.cfg.StatePath()}
+	c := files.Config{Log: a.log, Drifted: a.onDrift, Writing: a.onWriting, Written: a.onWritten, Trusted: a.cfg.StatePath()}
 	for _, f := range a.cfg.Files {
 		if f.Dir == "" {
 			c.Files = append(c.Files, fileOf(f.Path, f, f.Content, f.Access))

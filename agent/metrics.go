@@ -56,7 +56,7 @@ func (m *metrics) upstreamRequest(upstream string) func(code string) {
 // them can fall behind what is so.
 type stateCollector struct {
 	agent *Agent
-	freshUntil, stale, notAfter,
+	freshUntil, stale, notAfter, provenAt,
 	restarts, runway *prometheus.Desc
 }
 
@@ -65,6 +65,7 @@ func newStateCollector(a *Agent) *stateCollector {
 		freshUntil: prometheus.NewDesc("signet_secret_fresh_until_seconds", "Unix time until which a secret is fresh.", []string{"secret"}, nil),
 		stale:      prometheus.NewDesc("signet_secret_stale", "1 if a secret is served stale or not at all.", []string{"secret"}, nil),
 		notAfter:   prometheus.NewDesc("signet_certificate_not_after_seconds", "Unix time at which the certificate in use ends.", []string{"certificate"}, nil),
+		provenAt:   prometheus.NewDesc("signet_consumer_proven_at_seconds", "Unix time at which a consumer was last seen to serve its certificate.", []string{"consumer"}, nil),
 		restarts:   prometheus.NewDesc("signet_hsm_restarts_total", "Times that the HSM worker was started anew.", nil, nil),
 		runway:     prometheus.NewDesc("signet_runway_seconds", "How long everything still works if every upstream stopped now.", nil, nil),
 	}
@@ -72,7 +73,7 @@ func newStateCollector(a *Agent) *stateCollector {
 
 // Describe is for prometheus.Collector.
 func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.freshUntil, c.stale, c.notAfter, c.restarts, c.runway} {
+	for _, d := range []*prometheus.Desc{c.freshUntil, c.stale, c.notAfter, c.provenAt, c.restarts, c.runway} {
 		ch <- d
 	}
 }
@@ -93,6 +94,10 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 				stale = 1
 			}
 			gauge(c.stale, stale, it.Name)
+		case "consumer":
+			if !it.ProvenAt.IsZero() {
+				gauge(c.provenAt, seconds(it.ProvenAt), it.Name)
+			}
 		case "certificate", "identity":
 			gauge(c.notAfter, seconds(it.NotAfter), it.Name)
 		}

@@ -58,6 +58,7 @@ func (a *Agent) run(ctx context.Context) error {
 	rest = append(rest,
 		part{"socket", func(ctx context.Context) error { return a.socket.Serve(ctx, ln) }},
 		part{"files", a.files.Run},
+		part{"consumers", a.consumers.Run},
 		part{"secrets", a.runSecrets},
 		part{"notify", a.notify},
 		part{"clock", a.watchClock},

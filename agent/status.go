@@ -57,7 +57,7 @@ type HSMStatus struct {
 // Item is the state of one thing that the agent keeps. Fields that say nothing
 // of its kind are left out.
 type Item struct {
-	Kind        string    `json:"kind"` // secret, certificate, identity, token or file
+	Kind        string    `json:"kind"` // secret, certificate, identity, token, file or consumer
 	Name        string    `json:"name"`
 	State       string    `json:"state"`
 	Version     string    `json:"version,omitempty"`
@@ -80,6 +80,10 @@ type Item struct {
 	LastErrorAt time.Time `json:"last_error_at,omitzero"`
 	Failures    int       `json:"failures,omitempty"` // in a row
 	RetryAt     time.Time `json:"retry_at,omitzero"`
+	// ReloadedAt and ProvenAt are when a consumer last took up its files, and
+	// was last seen to serve them.
+	ReloadedAt time.Time `json:"reloaded_at,omitzero"`
+	ProvenAt   time.Time `json:"proven_at,omitzero"`
 	// Hint is what a person has to do, if anything.
 	Hint string `json:"hint,omitempty"`
 }
@@ -114,6 +118,7 @@ func (a *Agent) status(now time.Time) *Status {
 		s.Items = append(s.Items, a.secretItem(name, now))
 	}
 	s.Items = append(s.Items, a.fileItems()...)
+	s.Items = append(s.Items, a.consumerItems()...)
 	s.Runway = runwayOf(s.Items, now)
 	return s
 }

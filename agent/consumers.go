@@ -1,0 +1,148 @@
+package agent
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/signet-agent/signet/agent/config"
+	"github.com/signet-agent/signet/sinks/consumers"
+	"github.com/signet-agent/signet/sinks/files"
+)
+
+// The states of consumers in `signet status`.
+const (
+	stateIdle     = "idle"     // nothing of its files has changed so far
+	stateReloaded = "reloaded" // and no proof is configured
+	stateProven   = "proven"
+	statePending  = "pending"
+	stateStopped  = "not running"
+)
+
+// makeConsumers makes the queue of reloads. Files whose reloads have the same
+// consumer are one entry in it.
+func (a *Agent) makeConsumers() (err error) {
+	c := consumers.Config{Store: a.store, Files: a.files, Failed: a.onReloadFailed, Log: a.log,
+		Observe: func(consumer, outcome string) { a.metrics.reloads.WithLabelValues(consumer, outcome).Inc() }}
+	at := map[string]int{}
+	for _, f := range a.cfg.Files {
+		if f.Reload.IsZero() && f.Prove.IsZero() && len(f.Test) == 0 {
+			continue
+		}
+		name := consumerOf(f)
+		i, ok := at[name]
+		if !ok {
+			i = len(c.Consumers)
+			at[name] = i
+			c.Consumers = append(c.Consumers, consumers.Consumer{Name: name})
+		}
+		c.Consumers[i].Targets = append(c.Consumers[i].Targets, consumers.Target{
+			Path: f.Target(), Test: f.Test, Way: wayOf(f), Limit: f.Reload.Limit(),
+			Proof: consumers.Proof{Address: f.Prove.TLS, ServerName: f.Prove.ServerName, StartTLS: f.Prove.StartTLS,
+				Within: f.Prove.TimeLimit(), Connections: f.Prove.Tries()},
+		})
+	}
+	a.consumers, err = consumers.New(c)
+	return err
+}
+
+// consumerOf is the name of who reads a file. One that notices by itself, and
+// only has to prove it, is called by its file.
+func consumerOf(f config.File) string {
+	if name := f.Reload.Consumer(); name != "" {
+		return name
+	}
+	return f.Target()
+}
+
+// wayOf is how a consumer is told, or nil.
+func wayOf(f config.File) consumers.Way {
+	r := f.Reload
+	switch {
+	case r.Unit != "":
+		return consumers.Unit{Name: r.Unit}
+	case len(r.Exec) > 0:
+		return consumers.Exec{Consumer: consumerOf(f), Argv: r.Exec}
+	case r.Signal.PIDFile != "":
+		return consumers.Signal{PIDFile: r.Signal.PIDFile, Name: r.Signal.Name(), Program: r.Signal.Program}
+	case r.HAProxy.Socket != "":
+		cert := r.HAProxy.CertName(f.Path)
+		file := f.Path
+		if file == "" { // of a set it is the one that HAProxy knows
+			file = cert
+		}
+		return consumers.HAProxy{Socket: r.HAProxy.Socket, Cert: cert, File: file}
+	case r.Redis.Address != "":
+		way := consumers.Redis{Address: r.Redis.Address, CAFile: r.Redis.CAFile, Username: r.Redis.Username,
+			CertFile: r.Redis.Cert(f.Path), KeyFile: r.Redis.Key(f.Path)}
+		if !r.Redis.Password.IsZero() {
+			way.Password = r.Redis.Password.Read
+		}
+		return way
+	}
+	return nil
+}
+
+// onWriting notes the reloads that a change of files makes due, before it.
+func (a *Agent) onWriting(ds []files.Delivery) error { return a.consumers.Writing(changes(ds)) }
+
+// onWritten sets them off.
+func (a *Agent) onWritten(ds []files.Delivery) { a.consumers.Written(changes(ds)) }
+
+func changes(ds []files.Delivery) []consumers.Change {
+	out := make([]consumers.Change, len(ds))
+	for i, d := range ds {
+		out[i] = consumers.Change{Target: d.Target, Generation: d.Generation, Leaf: d.Leaf, Repaired: d.Repaired}
+	}
+	return out
+}
+
+// onReloadFailed raises the alarm.
+func (a *Agent) onReloadFailed(f consumers.Failure) {
+	e := event{Type: eventReloadFailed, Name: f.Consumer, Error: f.Err.Error(), At: time.Now()}
+	if f.Op == consumers.OpProve {
+		e.Type = eventProofFailed
+	}
+	a.emit(e)
+}
+
+func (a *Agent) consumerItems() []Item {
+	var items []Item
+	for _, st := range a.consumers.Status() {
+		it := Item{Kind: "consumer", Name: st.Consumer, State: stateIdle, Failures: st.Failures, LastError: st.Error, Hint: st.Hint,
+			ReloadedAt: st.ReloadedAt, ProvenAt: st.ProvenAt}
+		switch {
+		case st.Failures > 0:
+			it.State, it.RetryAt, it.NextAction, it.NextAt = stateFailed, st.RetryAt, "reload", st.RetryAt
+			if len(st.RolledBack) > 0 {
+				it.State = stateRolledBack
+			}
+		case st.Pending:
+			it.State, it.NextAction = statePending, "reload"
+		case st.Skipped:
+			it.State = stateStopped
+		case !st.ProvenAt.IsZero() && !st.ProvenAt.Before(st.ReloadedAt):
+			it.State = stateProven
+		case !st.ReloadedAt.IsZero():
+			it.State = stateReloaded
+		}
+		items = append(items, it)
+	}
+	return items
+}
+
+// checkConsumers looks whether the agent could reload its consumers, and has
+// the right to.
+func (a *Agent) checkConsumers(ctx context.Context) []Check {
+	var checks []Check
+	for _, st := range a.consumers.Status() {
+		c := Check{Name: "reload " + st.Consumer, Status: checkOK}
+		if err := a.consumers.Check(ctx, st.Consumer); err != nil {
+			c = failedCheck(c.Name, err)
+		} else if i := slices.IndexFunc(a.cfg.Files, func(f config.File) bool { return consumerOf(f) == st.Consumer }); a.cfg.Files[i].Reload.IsZero() {
+			c.Status, c.Detail = checkSkipped, "it notices by itself"
+		}
+		checks = append(checks, c)
+	}
+	return checks
+}

@@ -1,0 +1,179 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/signet-agent/signet/agent/config"
+	"github.com/signet-agent/signet/agent/store"
+	"github.com/signet-agent/signet/internal/secret"
+	"github.com/signet-agent/signet/sinks"
+)
+
+// consumerRig is an agent with one file and what follows its change.
+type consumerRig struct {
+	*Agent
+	t    *testing.T
+	file string
+	st   *store.Store
+}
+
+// newConsumerRig makes an agent on a state directory. Nothing of it runs yet.
+func newConsumerRig(t *testing.T, dir string, f config.File) *consumerRig {
+	t.Helper()
+	st, err := store.Open(filepath.Join(dir, "state"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Path, f.Secret, f.Field = filepath.Join(dir, "password"), "db", "password"
+	cfg := &config.Config{StateDir: filepath.Join(dir, "state"), RuntimeDir: filepath.Join(dir, "run"), Files: []config.File{f}}
+	a, err := newAgent(cfg, Options{Log: slog.New(slog.DiscardHandler)}, st)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &consumerRig{a, t, f.Path, st}
+}
+
+// run runs what delivers, until the function that it returns is called.
+func (r *consumerRig) run() (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- serve(ctx, r.log, part{"consumers", r.consumers.Run}) }()
+	return func() {
+		cancel()
+		if err := <-done; err != nil {
+			r.t.Error(err)
+		}
+		r.close()
+	}
+}
+
+func (r *consumerRig) close() {
+	if err := r.audit.Close(); err != nil {
+		r.t.Error(err)
+	}
+	if err := r.st.Close(); err != nil {
+		r.t.Error(err)
+	}
+}
+
+func (r *consumerRig) publish(version string) {
+	r.publishSecret(&sinks.Secret{Name: "db", Version: version, Fields: map[string]secret.Value{"password": secret.New([]byte(version))}})
+}
+
+// consumer is the item of the status.
+func (r *consumerRig) consumer() Item {
+	for _, it := range r.status(time.Now()).Items {
+		if it.Kind == "consumer" {
+			return it
+		}
+	}
+	return Item{}
+}
+
+func (r *consumerRig) await(state string) Item {
+	r.t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.After(10 * time.Second); ; {
+		it := r.consumer()
+		if it.State == state {
+			return it
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			r.t.Fatalf("consumer is %+v, want %s", it, state)
+		}
+	}
+}
+
+// A change of a file reloads its consumer; a process that dies in between has
+// the next one do it; a consumer that refuses gets its previous file back, and
+// everybody can see that.
+func TestFilesReloadTheirConsumers(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	log, refuse := filepath.Join(dir, "log"), filepath.Join(dir, "refuse")
+	hook := filepath.Join(dir, "hook")
+	script := fmt.Sprintf("#!/bin/sh\ncat %s/password >>%s\nif grep -q -f %s %s/password; then echo wrong password >&2; exit 3; fi\n", dir, log, refuse, dir)
+	for path, text := range map[string]string{hook: script, refuse: "bad\n"} {
+		if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	read := func() string { b, _ := os.ReadFile(log); return string(b) }
+	f := config.File{Reload: config.Reload{Exec: []string{hook}}}
+
+	r := newConsumerRig(t, dir, f)
+	if it := r.consumer(); it.State != stateIdle {
+		t.Errorf("before anything: %+v", it)
+	}
+	r.publish("one,")
+	if it := r.consumer(); it.State != statePending {
+		t.Errorf("written and not reloaded: %+v", it)
+	}
+	r.close() // it dies here
+
+	r = newConsumerRig(t, dir, f)
+	if it := r.consumer(); it.State != statePending {
+		t.Errorf("after the crash: %+v", it)
+	}
+	stop := r.run()
+	if it := r.await(stateReloaded); it.ReloadedAt.IsZero() {
+		t.Errorf("reloaded: %+v", it)
+	}
+	r.publish("one,") // as every start does
+	r.publish("two,")
+	eventuallyTrue(t, "the second reload", func() bool { return read() == "one,two," })
+	r.await(stateReloaded)
+
+	r.publish("bad,")
+	it := r.await(stateRolledBack)
+	for _, want := range []string{hook, "exit status 3", "wrong password"} {
+		if !strings.Contains(it.LastError, want) {
+			t.Errorf("last error %q lacks %q", it.LastError, want)
+		}
+	}
+	if d := time.Until(it.RetryAt); d <= 0 || d > time.Minute || it.Failures != 1 {
+		t.Errorf("again in %v, %d failures", d, it.Failures)
+	}
+	if b, err := os.ReadFile(r.file); string(b) != "two," || err != nil {
+		t.Errorf("the file holds %q, %v", b, err)
+	}
+	if got := read(); got != "one,two,bad,two," {
+		t.Errorf("the consumer read %q", got)
+	}
+	families, err := r.metrics.registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text := fmt.Sprint(families); !strings.Contains(text, `value:"ok"`) || !strings.Contains(text, `value:"failed"`) {
+		t.Error("the metrics do not tell of both outcomes")
+	}
+	r.publish("three,")
+	r.await(stateReloaded)
+	stop()
+}
+
+// eventuallyTrue waits until f holds.
+func eventuallyTrue(t *testing.T, what string, f func() bool) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.After(10 * time.Second); !f(); {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("not within 10 s: %s", what)
+		}
+	}
+}
