@@ -1,0 +1,161 @@
+package consumers
+
+import (
+	"crypto/tls"
+	"errors"
+	"net"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/signet-agent/signet/sinks"
+)
+
+// served is a TLS server whose certificate can be exchanged.
+type served struct {
+	address string
+	config  atomic.Pointer[tls.Config]
+	turns   []*tls.Config // if any, they serve in turns
+	n       atomic.Int64
+}
+
+func serve(t *testing.T, configs ...*tls.Config) *served {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	s := &served{address: l.Addr().String(), turns: configs}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			n := s.n.Add(1)
+			cfg := s.turns[int(n)%len(s.turns)]
+			if anew := s.config.Load(); anew != nil {
+				cfg = anew
+			}
+			go func() {
+				defer c.Close()
+				_ = tls.Server(c, cfg).Handshake() // the client judges
+			}()
+		}
+	}()
+	return s
+}
+
+func config(t *testing.T, c *sinks.Certificate) *tls.Config {
+	return &tls.Config{Certificates: []tls.Certificate{pair(t, c)}}
+}
+
+func never() bool { return false }
+
+func TestProofComparesTheLeaf(t *testing.T) {
+	ca := newCA(t)
+	first, second := ca.issue(t, "web.example"), ca.issue(t, "web.example")
+	s := serve(t, config(t, first))
+	p := Proof{Address: s.address, ServerName: "web.example", Within: 300 * time.Millisecond}
+	if err := p.make(t.Context(), first.Chain[:1], never); err != nil {
+		t.Errorf("the delivered certificate: %v", err)
+	}
+	// Of the same CA, and for the same name, and nevertheless not the new one.
+	err := p.make(t.Context(), second.Chain[:1], never)
+	if err == nil || !strings.Contains(err.Error(), "serves serial "+first.Serial+" and not "+second.Serial) || !strings.Contains(err.Error(), "not within 300ms") {
+		t.Errorf("the old certificate: %v", err)
+	}
+	s.config.Store(config(t, second))
+	if err := p.make(t.Context(), second.Chain[:1], never); err != nil {
+		t.Errorf("after the exchange: %v", err)
+	}
+}
+
+// A consumer that takes a while is given the time.
+func TestProofWaitsForTheConsumer(t *testing.T) {
+	ca := newCA(t)
+	first, second := ca.issue(t, "web.example"), ca.issue(t, "web.example")
+	s := serve(t, config(t, first))
+	timer := time.AfterFunc(300*time.Millisecond, func() { s.config.Store(config(t, second)) })
+	defer timer.Stop()
+	p := Proof{Address: s.address, ServerName: "web.example", Within: 10 * time.Second}
+	if err := p.make(t.Context(), second.Chain[:1], never); err != nil {
+		t.Error(err)
+	}
+}
+
+// One worker of two still serves the old certificate.
+func TestProofOverSeveralConnections(t *testing.T) {
+	ca := newCA(t)
+	first, second := ca.issue(t, "web.example"), ca.issue(t, "web.example")
+	s := serve(t, config(t, first), config(t, second))
+	p := Proof{Address: s.address, ServerName: "web.example", Within: 500 * time.Millisecond, Connections: 4}
+	if err := p.make(t.Context(), second.Chain[:1], never); err == nil {
+		t.Error("proven although every other connection shows the old certificate")
+	}
+	p.Connections = 1
+	if err := p.make(t.Context(), second.Chain[:1], never); err != nil {
+		t.Error(err)
+	}
+}
+
+// A certificate that is served and that clients refuse is no proof, and waiting
+// does not make it one.
+func TestProofOfAWrongName(t *testing.T) {
+	c := newCA(t).issue(t, "web.example")
+	s := serve(t, config(t, c))
+	p := Proof{Address: s.address, ServerName: "other.example", Within: time.Minute}
+	err := p.make(t.Context(), c.Chain[:1], never)
+	h, ok := errors.AsType[*hinted](err)
+	if !errors.Is(err, errUseless) || !ok || h.Hint() == "" || !strings.Contains(err.Error(), "other.example") {
+		t.Errorf("error %v", err)
+	}
+	p.ServerName = "" // the address is in the certificate
+	if err := p.make(t.Context(), c.Chain[:1], never); err != nil {
+		t.Error(err)
+	}
+}
+
+// A server that wants a client certificate has shown its own by then.
+func TestProofWithoutAClientCertificate(t *testing.T) {
+	c := newCA(t).issue(t, "web.example")
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		cfg := config(t, c)
+		cfg.ClientAuth, cfg.MaxVersion = tls.RequireAnyClientCert, version
+		s := serve(t, cfg)
+		p := Proof{Address: s.address, ServerName: "web.example", Within: time.Second}
+		if err := p.make(t.Context(), c.Chain[:1], never); err != nil {
+			t.Errorf("%s: %v", tls.VersionName(version), err)
+		}
+	}
+}
+
+func TestProofOfADeadConsumer(t *testing.T) {
+	c := newCA(t).issue(t, "web.example")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := l.Addr().String()
+	l.Close()
+	p := Proof{Address: address, ServerName: "web.example", Within: 300 * time.Millisecond}
+	err = p.make(t.Context(), c.Chain[:1], never)
+	if h, ok := errors.AsType[*hinted](err); !ok || h.Hint() == "" || !strings.Contains(err.Error(), "refused") {
+		t.Errorf("error %v", err)
+	}
+	// One that accepts and then says nothing must not hold the others up.
+	l, err = net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for _, protocol := range []string{"", "postgres", "smtp", "imap"} {
+		p := Proof{Address: l.Addr().String(), StartTLS: protocol, ServerName: "web.example", Within: 300 * time.Millisecond}
+		began := time.Now()
+		if err := p.make(t.Context(), c.Chain[:1], never); err == nil || time.Since(began) > 3*time.Second {
+			t.Errorf("%q: after %v: %v", protocol, time.Since(began), err)
+		}
+	}
+}
