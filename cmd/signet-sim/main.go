@@ -53,11 +53,11 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 func command() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "signet-sim",
-		Short: "Simulated upstreams: a Manager with locked vaults, and senhasegura",
+		Short: "Simulated upstreams: a Manager with locked vaults, senhasegura, CipherTrust Manager",
 		Long: `signet-sim serves simulators of the systems that Signet gets certificates and
 secrets from. They are strict: what the real product refuses, they refuse.
 
-    signet-sim serve --dir sim &                       serve both on loopback
+    signet-sim serve --dir sim &                       serve them on loopback
     signet-sim fault add senhasegura status --status 502 --count 3
     signet-sim clock --advance 1h
     signet-sim log senhasegura
@@ -73,7 +73,7 @@ same directory.`,
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(
 		hostCommand(&dir), serveCommand(&dir), faultCommand(&dir), clockCommand(&dir), logCommand(&dir),
-		accountCommand(&dir), credentialCommand(&dir), authorizationCommand(&dir),
+		accountCommand(&dir), credentialCommand(&dir), authorizationCommand(&dir), cipherTrustCommand(&dir),
 	)
 	needsCommand(root)
 	return root

@@ -23,12 +23,12 @@ import (
 )
 
 // simulators are what the other commands can name.
-var simulators = []string{"manager", "senhasegura"}
+var simulators = []string{"manager", "senhasegura", "ciphertrust"}
 
 // simulator checks the name of one.
 func simulator(name string) error {
 	if !slices.Contains(simulators, name) {
-		return usageError{fmt.Errorf("simulator %q: want %s", name, strings.Join(simulators, " or "))}
+		return usageError{fmt.Errorf("simulator %q: want one of %s", name, strings.Join(simulators, ", "))}
 	}
 	return nil
 }
@@ -256,8 +256,8 @@ func logCommand(dir *string) *cobra.Command {
 		Use:   "log SIMULATOR",
 		Short: "Show the calls that a simulator has seen",
 		Long: `log shows the last calls, oldest first; status 0 is a call whose connection was
-dropped. With --product it is senhasegura's own report "API logs", which knows
-nothing of calls that a fault answered.`,
+dropped. With --product it is the product's own log, which knows nothing of calls
+that a fault answered: senhasegura's report "API logs", or CipherTrust's records.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := simulator(args[0]); err != nil {
@@ -282,13 +282,16 @@ nothing of calls that a fault answered.`,
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	c.Flags().BoolVar(&product, "product", false, `print senhasegura's report "API logs"`)
+	c.Flags().BoolVar(&product, "product", false, "print the log that the product itself keeps")
 	return c
 }
 
 func productLog(c *cobra.Command, dir, name string, asJSON bool) error {
-	if name != "senhasegura" {
-		return usageError{fmt.Errorf("--product: only senhasegura has such a log")}
+	switch name {
+	case "ciphertrust":
+		return cipherTrustLog(c, dir, asJSON)
+	case "manager":
+		return usageError{fmt.Errorf("--product: only senhasegura and ciphertrust have such a log")}
 	}
 	var list []senhaseguratest.Call
 	if err := (controller{dir}).call(c.Context(), "GET", "/senhasegura/calls", nil, &list); err != nil {

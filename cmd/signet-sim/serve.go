@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/signet-agent/signet/upstream/ciphertrust/ciphertrusttest"
 	"github.com/signet-agent/signet/upstream/manager/managertest"
 	"github.com/signet-agent/signet/upstream/senhasegura/senhaseguratest"
 	"github.com/signet-agent/signet/upstream/upstreamtest"
@@ -27,6 +28,7 @@ import (
 type settings struct {
 	dir                  string
 	manager, senhasegura string // addresses; "" means the last one, or any
+	cipherTrust          string // likewise
 	rotate, tokenLife    time.Duration
 	anyCaller            bool
 }
@@ -46,6 +48,9 @@ In the directory are then
     one-time.json               user name and password to register the account with, once
     senhasegura-client-secret   secret of the access key
     manager-admin-password      password of the Manager's user admin
+    ciphertrust-ca.pem          root CA of the CipherTrust Manager, and of its server certificate
+    ciphertrust-admin-password  password of its user admin
+    ciphertrust-password        password of its user signet
     control.sock                what the other commands talk to
 
 A simulator that was killed comes back with the same CAs, accounts, access key
@@ -58,6 +63,7 @@ and passwords, and on the same ports if they are free.`,
 	f := c.Flags()
 	f.StringVar(&s.manager, "manager", "", "loopback `address` of the Manager, such as 127.0.0.1:8443")
 	f.StringVar(&s.senhasegura, "senhasegura", "", "loopback `address` of senhasegura")
+	f.StringVar(&s.cipherTrust, "ciphertrust", "", "loopback `address` of the CipherTrust Manager")
 	f.DurationVar(&s.rotate, "rotate", 0, "how often senhasegura changes the password of robot-test-5; 0 leaves it as it was")
 	f.DurationVar(&s.tokenLife, "token-life", 0, "how long senhasegura's access tokens live; 0 leaves it as it was, at first 1h")
 	f.BoolVar(&s.anyCaller, "any-caller", false, "let senhasegura be called without a client certificate of the Manager's CA")
@@ -97,6 +103,7 @@ func (s settings) serve(ctx context.Context, out io.Writer) error {
 		{"senhasegura", func(ctx context.Context) error {
 			return e.senhasegura.Serve(ctx, e.senhaseguraListener, e.ca, e.senhasegura)
 		}},
+		{"ciphertrust", func(ctx context.Context) error { return e.cipherTrust.Serve(ctx, e.cipherTrustListener) }},
 		{"control", func(ctx context.Context) error { return serveControl(ctx, control, e.control()) }},
 	} {
 		g.Go(func() error {
@@ -107,7 +114,8 @@ func (s settings) serve(ctx context.Context, out io.Writer) error {
 			return fmt.Errorf("%s: ended of itself: %w", part.name, err)
 		})
 	}
-	fmt.Fprintf(out, "ready manager=%s senhasegura=%s dir=%s\n", e.files.Manager.URL, e.files.Senhasegura.URL, dir)
+	fmt.Fprintf(out, "ready manager=%s senhasegura=%s ciphertrust=%s dir=%s\n",
+		e.files.Manager.URL, e.files.Senhasegura.URL, e.files.CipherTrust.URL, dir)
 	return g.Wait()
 }
 
@@ -174,20 +182,23 @@ func serveControl(ctx context.Context, ln net.Listener, h http.Handler) error {
 	return srv.Serve(ln)
 }
 
-// control puts the control handlers of both simulators on one socket.
+// control puts the control handlers of all simulators on one socket.
 func (e *bench) control() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/manager/", http.StripPrefix("/manager", e.manager.Control()))
 	mux.Handle("/senhasegura/", http.StripPrefix("/senhasegura", e.senhasegura.Control()))
+	mux.Handle("/ciphertrust/", http.StripPrefix("/ciphertrust", e.cipherTrust.Control()))
 	return mux
 }
 
-// A bench is both simulators, set up and listening.
+// A bench is all simulators, set up and listening.
 type bench struct {
 	manager             *managertest.Server
 	managerListener     net.Listener
 	senhasegura         *senhaseguratest.Server
 	senhaseguraListener net.Listener
+	cipherTrust         *ciphertrusttest.Server
+	cipherTrustListener net.Listener
 	ca                  *upstreamtest.CA
 	files               endpoints
 }

@@ -43,10 +43,20 @@ type endpoints struct {
 		Credential       string `json:"credential"`
 		Info             string `json:"info"`
 	} `json:"senhasegura"`
+	CipherTrust struct {
+		URL               string `json:"url"`
+		CAFile            string `json:"ca_file"`
+		CA                string `json:"ca"` // id of the local CA that was there at first
+		AdminUsername     string `json:"admin_username"`
+		AdminPasswordFile string `json:"admin_password_file"`
+		Username          string `json:"username"`
+		PasswordFile      string `json:"password_file"`
+		Secret            string `json:"secret"`
+	} `json:"ciphertrust"`
 	Control string `json:"control"`
 }
 
-// setup makes both simulators from what is in the directory, and the files that
+// setup makes all simulators from what is in the directory, and the files that
 // an agent is set up with.
 func (s settings) setup() (*bench, error) {
 	e := &bench{}
@@ -59,6 +69,9 @@ func (s settings) setup() (*bench, error) {
 	}
 	if err := s.setupSenhasegura(e, &last); err != nil {
 		return nil, fmt.Errorf("senhasegura: %w", err)
+	}
+	if err := s.setupCipherTrust(e, &last); err != nil {
+		return nil, fmt.Errorf("ciphertrust: %w", err)
 	}
 	e.files.Control = filepath.Join(s.dir, controlName)
 	return e, upstreamtest.Save(filepath.Join(s.dir, endpointsName), e.files)

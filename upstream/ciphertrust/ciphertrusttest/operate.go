@@ -138,3 +138,15 @@ func (s *Server) SetProperty(name, value string) error {
 	}
 	return fmt.Errorf("property %q: not known", name)
 }
+
+// RootCA is the id of the local CA that was there at first.
+func (s *Server) RootCA() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, x := range s.state.Domains[0].LocalCAs {
+		if x.Bootstrap {
+			return x.Record.ID
+		}
+	}
+	return ""
+}
