@@ -15,6 +15,7 @@ import (
 	"github.com/signet-agent/signet/internal/access"
 	"github.com/signet-agent/signet/sinks"
 	"github.com/signet-agent/signet/sinks/consumers"
+	unitcreds "github.com/signet-agent/signet/sinks/credentials"
 	"github.com/signet-agent/signet/sinks/files"
 	"github.com/signet-agent/signet/sinks/socket"
 	"github.com/signet-agent/signet/systemd"
@@ -28,6 +29,8 @@ type Options struct {
 	Notifier *systemd.Notifier
 	// Listener is the agent's socket, handed over by systemd; nil makes it.
 	Listener net.Listener
+	// Credentials is the credentials socket, likewise.
+	Credentials net.Listener
 }
 
 // Agent is one running agent. Everything in it is made by newAgent and wired
@@ -40,12 +43,13 @@ type Agent struct {
 	started time.Time
 	notices []string
 
-	store   *store.Store
-	metrics *metrics
-	audit   *access.Audit
-	signer  *auditSigner // of the audit
-	socket  *socket.Server
-	files   *files.Files
+	store       *store.Store
+	metrics     *metrics
+	audit       *access.Audit
+	signer      *auditSigner // of the audit
+	socket      *socket.Server
+	files       *files.Files
+	credentials *unitcreds.Server
 
 	consumers *consumers.Consumers
 
@@ -164,6 +168,7 @@ func (a *Agent) makeSecrets() error {
 
 func (a *Agent) publishSecret(s *sinks.Secret) {
 	a.socket.PublishSecret(s)
+	a.credentials.PublishSecret(s)
 	a.delivered(a.files.PublishSecret(s))
 }
 
@@ -177,6 +182,7 @@ func (a *Agent) delivered(err error) {
 
 func (a *Agent) withdrawSecret(name string, code upstream.Code, text string) {
 	a.socket.WithdrawSecret(name, &socket.Problem{Code: string(code), Detail: text})
+	a.credentials.WithdrawSecret(name, text)
 	a.delivered(a.files.WithdrawSecret(name))
 }
 

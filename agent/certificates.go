@@ -166,7 +166,11 @@ func (a *Agent) publishCertificate(ctx context.Context, r *rotator, c config.Iss
 		}
 		cert.Key = key
 	}
+	if keys, ok := r.keys.(*tokenKeys); ok {
+		cert.KeyURI = keys.uriOf(v.KeyID)
+	}
 	a.socket.PublishCertificate(cert)
+	a.credentials.PublishCertificate(cert)
 	a.delivered(a.files.PublishCertificate(cert))
 	return a.storeOnToken(ctx, c, r, v)
 }

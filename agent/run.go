@@ -50,6 +50,11 @@ func (a *Agent) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	creds, err := a.listenCredentials()
+	if err != nil {
+		ln.Close()
+		return err
+	}
 	var tokens, rest []part
 	for name, t := range a.tokens {
 		tokens = append(tokens, part{"hsm " + name, t.Run})
@@ -64,6 +69,9 @@ func (a *Agent) run(ctx context.Context) error {
 		part{"clock", a.watchClock},
 		part{"watchdog", func(ctx context.Context) error { return a.opt.Notifier.Watchdog(ctx, a.alive) }},
 	)
+	if creds != nil {
+		rest = append(rest, a.credentialsPart(creds))
+	}
 	for name, r := range a.rotators {
 		rest = append(rest, part{"certificate " + name, func(ctx context.Context) error {
 			if !a.awaitOpen(ctx) {

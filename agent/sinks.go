@@ -40,6 +40,7 @@ func (a *Agent) makeSinks() error {
 			a.metrics.socketRequests.WithLabelValues(route, fmt.Sprint(status)).Inc()
 		},
 	})
+	a.makeCredentials(policy)
 	return a.makeFiles()
 }
 

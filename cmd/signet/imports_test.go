@@ -20,7 +20,7 @@ var mayImport = map[string][]string{
 	"cmd/signet-hsm": {"hsm/worker"},
 	"cmd/signet-sim": {"client", "upstream/ciphertrust/ciphertrusttest", "upstream/manager/managertest", "upstream/senhasegura/senhaseguratest", "upstream/upstreamtest"},
 
-	"agent": {"agent/config", "agent/store", "hsm", "internal/access", "internal/secret", "sinks", "sinks/consumers", "sinks/files", "sinks/socket", "systemd",
+	"agent": {"agent/config", "agent/store", "hsm", "internal/access", "internal/secret", "sinks", "sinks/consumers", "sinks/credentials", "sinks/files", "sinks/socket", "systemd",
 		"upstream", "upstream/ciphertrust", "upstream/manager", "upstream/senhasegura"},
 	"agent/config": {"internal/access", "internal/itemref", "internal/secret"},
 	"agent/store":  {"internal/secret"},
@@ -39,11 +39,12 @@ var mayImport = map[string][]string{
 	"upstream/ciphertrust/ciphertrusttest": {"upstream/upstreamtest"},
 	"upstream/senhasegura/senhaseguratest": {"upstream/upstreamtest"},
 
-	"sinks":           {"internal/secret"},
-	"sinks/files":     {"sinks", "internal/itemref", "internal/secret"},
-	"sinks/consumers": {"internal/secret", "systemd"},
-	"sinks/socket":    {"sinks", "internal/access", "internal/secret"},
-	"internal/access": {"internal/secret"},
+	"sinks":             {"internal/secret"},
+	"sinks/credentials": {"sinks", "internal/access", "internal/secret"},
+	"sinks/files":       {"sinks", "internal/itemref", "internal/secret"},
+	"sinks/consumers":   {"internal/secret", "systemd"},
+	"sinks/socket":      {"sinks", "internal/access", "internal/secret"},
+	"internal/access":   {"internal/secret"},
 
 	"client/sqldb":           {"client"},
 	"client/sqldb/postgres":  {"client", "client/sqldb"},

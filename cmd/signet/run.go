@@ -79,6 +79,10 @@ func keepRunning(ctx context.Context, p *program, file string, cfg *config.Confi
 			stop()
 			return err
 		}
+		if opt.Credentials, err = again(given[systemd.CredentialsSocketName]); err != nil {
+			stop()
+			return err
+		}
 		done := make(chan error, 1)
 		go func() { done <- agent.Run(rctx, cfg, opt) }()
 		for next == nil {

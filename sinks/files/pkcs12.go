@@ -23,7 +23,7 @@ func (e *entry) renderPKCS12(c *sinks.Certificate) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("password: %w", err)
 	}
-	block, _ := pem.Decode(c.Key.Reveal()) // checkedKey has parsed it
+	block, _ := pem.Decode(c.Key.Reveal()) // KeyPEM has parsed it
 	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	if err != nil {
 		return nil, errors.New("the private key is not PKCS#8")

@@ -2,10 +2,7 @@ package files
 
 import (
 	"bytes"
-	"crypto"
-	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"maps"
@@ -40,15 +37,7 @@ func (e *entry) renderSecret(s *sinks.Secret) ([]byte, error) {
 	}
 	switch e.Format {
 	case "json":
-		m := map[string]string{}
-		for _, name := range names {
-			v := s.Fields[name].Reveal()
-			if !utf8.Valid(v) {
-				return nil, fmt.Errorf("field %q is not text, which JSON needs; use raw", name)
-			}
-			m[name] = string(v)
-		}
-		return marshal(m)
+		return s.JSON(names)
 	case "env":
 		var b []byte
 		for _, name := range names {
@@ -74,11 +63,11 @@ func (e *entry) renderCertificate(c *sinks.Certificate) ([]byte, error) {
 	if len(c.Chain) == 0 {
 		return nil, errors.New("there is no certificate in the chain")
 	}
-	chain := pemChain(c.Chain)
+	chain := sinks.PEM(c.Chain)
 	if e.Format == "pem-chain" {
 		return chain, nil
 	}
-	key, err := checkedKey(c)
+	key, err := c.KeyPEM()
 	if err != nil {
 		return nil, err
 	}
@@ -95,47 +84,6 @@ func (e *entry) renderCertificate(c *sinks.Certificate) ([]byte, error) {
 
 func noField(s *sinks.Secret, field string) error {
 	return fmt.Errorf("secret %q has no field %q; it has %s", s.Name, field, strings.Join(slices.Sorted(maps.Keys(s.Fields)), ", "))
-}
-
-func pemChain(ders [][]byte) []byte {
-	var b []byte
-	for _, der := range ders {
-		b = append(b, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
-	}
-	return b
-}
-
-// checkedKey is the private key in PEM, once it is seen to be that of the leaf: a
-// consumer that loads a mismatched pair goes down.
-func checkedKey(c *sinks.Certificate) ([]byte, error) {
-	text := c.Key.Reveal()
-	if len(text) == 0 {
-		return nil, fmt.Errorf("the key of certificate %q is in the HSM and cannot be written; use pem-chain", c.Name)
-	}
-	block, _ := pem.Decode(text)
-	if block == nil {
-		return nil, errors.New("the private key is not PEM")
-	}
-	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		return nil, errors.New("the private key is not PKCS#8")
-	}
-	leaf, err := x509.ParseCertificate(c.Chain[0])
-	if err != nil {
-		return nil, fmt.Errorf("the certificate is malformed: %w", err)
-	}
-	signer, ok := parsed.(crypto.Signer)
-	if !ok {
-		return nil, errors.New("the private key cannot sign")
-	}
-	pub, ok := signer.Public().(interface{ Equal(crypto.PublicKey) bool })
-	if !ok || !pub.Equal(leaf.PublicKey) {
-		return nil, errors.New("certificate and private key do not belong together")
-	}
-	if !bytes.HasSuffix(text, []byte("\n")) {
-		text = append(slices.Clone(text), '\n')
-	}
-	return text, nil
 }
 
 // marshal is json.Marshal without escaping what only HTML minds, with a newline.

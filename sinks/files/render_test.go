@@ -113,7 +113,7 @@ func TestRenderCertificate(t *testing.T) {
 	der, key := pair(t)
 	other, _ := pair(t)
 	c := &sinks.Certificate{Name: "web", Chain: [][]byte{der, other}, Key: secret.New(key), Serial: "01"}
-	chain := string(pemChain(c.Chain))
+	chain := string(sinks.PEM(c.Chain))
 	for _, tt := range []struct {
 		f    File
 		want string
@@ -123,7 +123,7 @@ func TestRenderCertificate(t *testing.T) {
 		{File{Format: "pem-bundle-key-first"}, string(key) + chain},
 		{File{Format: "pem-chain"}, chain},
 		{File{Format: "pem-key"}, string(key)},
-		{File{Template: "{{ .certificate }}{{ .key }}"}, string(pemChain(c.Chain[:1])) + string(key)},
+		{File{Template: "{{ .certificate }}{{ .key }}"}, string(sinks.PEM(c.Chain[:1])) + string(key)},
 	} {
 		tt.f.Certificate = "web"
 		if got, err := rendered(t, tt.f, item{cert: c}); got != tt.want || err != nil {

@@ -129,10 +129,10 @@ func certificateData(c *sinks.Certificate) (map[string]any, error) {
 		return nil, errors.New("there is no certificate in the chain")
 	}
 	data := map[string]any{"name": c.Name, "generation": c.Generation, "serial": c.Serial,
-		"certificate": string(pemChain(c.Chain[:1])), "chain": string(pemChain(c.Chain)),
+		"certificate": string(sinks.PEM(c.Chain[:1])), "chain": string(sinks.PEM(c.Chain)),
 		"key": "", "key_uri": c.KeyURI, "not_before": stamp(c.NotBefore), "not_after": stamp(c.NotAfter)}
 	if len(c.Key.Reveal()) > 0 {
-		key, err := checkedKey(c)
+		key, err := c.KeyPEM()
 		if err != nil {
 			return nil, err
 		}

@@ -1,0 +1,62 @@
+package agent
+
+import (
+	"context"
+	"maps"
+	"net"
+	"net/url"
+	"slices"
+
+	"github.com/signet-agent/signet/internal/access"
+	unitcreds "github.com/signet-agent/signet/sinks/credentials"
+	"github.com/signet-agent/signet/sinks/socket"
+)
+
+// makeCredentials makes what answers LoadCredential= of systemd units. It takes
+// what is published whether it listens or not.
+func (a *Agent) makeCredentials(policy *access.Policy) {
+	a.credentials = unitcreds.New(unitcreds.Config{
+		Backend: backend{a}, Policy: policy, Audit: a.audit, Log: a.log,
+		Secrets:      slices.Collect(maps.Keys(a.cfg.Secrets)),
+		Certificates: append(slices.Collect(maps.Keys(a.cfg.Certificates)), slices.Collect(maps.Keys(a.cfg.Identities))...),
+		Opened:       a.opened, Wait: a.cfg.CredentialsSocket.WaitLimit(),
+	})
+}
+
+// listenCredentials makes the credentials socket, or takes the one that systemd
+// made; nil is none. Only root and the agent can connect to it.
+func (a *Agent) listenCredentials() (net.Listener, error) {
+	switch {
+	case a.opt.Credentials != nil:
+		return a.opt.Credentials, nil
+	case a.cfg.CredentialsSocket.Path == "":
+		return nil, nil
+	}
+	return socket.Listen(a.cfg.CredentialsSocket.Path, 0o600)
+}
+
+// credentialsPart serves the credentials socket.
+func (a *Agent) credentialsPart(ln net.Listener) part {
+	return part{"credentials", func(ctx context.Context) error { return a.credentials.Serve(ctx, ln) }}
+}
+
+// uriOf is the RFC 7512 URI of a key in a token, as the OpenSSL engine or
+// provider takes it; "" while the token is not open.
+func (k *tokenKeys) uriOf(id string) string {
+	st := k.token.Status()
+	if st.Label == "" && st.Serial == "" {
+		return ""
+	}
+	uri := "pkcs11:"
+	if st.Label != "" {
+		uri += "token=" + url.PathEscape(st.Label) + ";"
+	}
+	if st.Serial != "" {
+		uri += "serial=" + url.PathEscape(st.Serial) + ";"
+	}
+	uri += "id="
+	for i := 0; i+1 < len(id); i += 2 { // hexadecimal
+		uri += "%" + id[i:i+2]
+	}
+	return uri + ";type=private"
+}

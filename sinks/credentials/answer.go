@@ -1,0 +1,144 @@
+package credentials
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/signet-agent/signet/internal/access"
+)
+
+// nobody is no user and no group: rules that name users do not match a unit.
+const nobody = 1<<32 - 1
+
+// A call is one connection while it is answered.
+type call struct {
+	s     *Server
+	c     net.Conn
+	peer  access.Peer
+	at    address
+	start time.Time
+	entry access.Entry
+}
+
+// answer delivers one credential, or refuses it.
+func (s *Server) answer(ctx context.Context, c net.Conn) {
+	q := &call{s: s, c: c, start: time.Now(), entry: access.Entry{Event: "credential.read", Kind: access.Secret}}
+	defer c.Close()
+	var content []byte
+	err := q.identify()
+	if err != nil {
+		q.entry.Outcome = "denied"
+	} else {
+		content, err = q.content(ctx)
+	}
+	if err == nil {
+		q.entry.Outcome, q.entry.Duration = "ok", time.Since(q.start)
+		if aerr := s.cfg.Audit.Append(&q.entry); aerr != nil {
+			err = fmt.Errorf("the access cannot be recorded, so it is refused: %w", aerr)
+		}
+	}
+	if err != nil {
+		q.refuse(err)
+		return
+	}
+	if err := q.write(content); err != nil {
+		s.cfg.Log.Warn("credential not delivered", "unit", q.at.unit, "credential", q.at.id, "err", err)
+	}
+}
+
+// content is what is to be delivered to the unit, all checks made.
+func (q *call) content(ctx context.Context) ([]byte, error) {
+	cred, unknown := q.s.resolve(q.at.id)
+	q.entry.Kind, q.entry.Name, q.entry.Path = cred.kind, cred.name, q.at.id
+	d := q.s.cfg.Policy.Decide(&access.Peer{UID: nobody, GID: nobody, Unit: q.at.unit}, access.Action{Kind: cred.kind, Name: cred.name})
+	if !d.Allowed {
+		q.entry.Outcome = "denied"
+		return nil, fmt.Errorf("no rule of the policy allows %s %q to unit %s; rules for units count, those for users and groups do not", cred.kind, cred.name, q.at.unit)
+	}
+	q.entry.By = d.By
+	if unknown != nil {
+		q.entry.Outcome = "not-found"
+		return nil, unknown
+	}
+	q.entry.Outcome = "unavailable"
+	if q.s.cfg.Audit.Refusing() {
+		return nil, errors.New("the access cannot be recorded, so it is refused; see the audit file")
+	}
+	now, err := q.s.await(ctx, cred)
+	if ctx.Err() != nil {
+		return nil, errors.New("the agent is stopping")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s %q: %w", cred.kind, cred.name, err)
+	}
+	content, err := now.content(cred)
+	q.entry.Outcome = "invalid"
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("%s %q: %w", cred.kind, cred.name, err)
+	case len(content) == 0:
+		return nil, fmt.Errorf("%s %q: %s is empty, and nothing empty is delivered", cred.kind, cred.name, cred.part)
+	case len(q.at.id)+len(content) > maxCredential:
+		return nil, fmt.Errorf("%s %q: is longer than the 1 MiB that systemd accepts", cred.kind, cred.name)
+	}
+	return content, nil
+}
+
+// identify believes the address only if the process that connected is what it
+// says.
+func (q *call) identify() error {
+	uc, ok := q.c.(*net.UnixConn)
+	if !ok {
+		return errAddress
+	}
+	var err error
+	if q.peer, err = access.Identify(uc); err != nil {
+		return err
+	}
+	q.entry.Peer = &q.peer
+	if remote, ok := uc.RemoteAddr().(*net.UnixAddr); ok && remote != nil {
+		q.at, err = parseAddress(remote.Name)
+	} else {
+		err = errAddress
+	}
+	switch {
+	case err != nil:
+		return err
+	case q.peer.UID != 0:
+		return fmt.Errorf("user %d claims to be the service manager starting %s", q.peer.UID, q.at.unit)
+	case q.peer.Unit == "" && q.peer.Why != "":
+		return fmt.Errorf("it is not known which unit the process belongs to: %s", q.peer.Why)
+	case q.peer.Unit != q.at.unit:
+		return fmt.Errorf("a process of %q claims to be the service manager starting %s", q.peer.Unit, q.at.unit)
+	}
+	return nil
+}
+
+// refuse keeps the unit from starting. Closing the connection would be an empty
+// credential.
+func (q *call) refuse(why error) {
+	q.s.cfg.Log.Warn("credential refused; the unit does not start", "unit", q.at.unit, "credential", q.at.id,
+		"uid", q.peer.UID, "pid", q.peer.PID, "err", why)
+	q.entry.Error, q.entry.Duration = why.Error(), time.Since(q.start)
+	if err := q.s.cfg.Audit.Append(&q.entry); err != nil {
+		q.s.cfg.Log.Debug("refusal not recorded", "err", err)
+	}
+	_ = q.write(poison()) // the service manager hangs up when it has read enough
+}
+
+func (s *Server) refuseStopping(c net.Conn) {
+	defer c.Close()
+	q := &call{s: s, c: c}
+	_ = q.write(poison()) // as in refuse
+}
+
+func (q *call) write(b []byte) error {
+	if err := q.c.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+		return err
+	}
+	_, err := q.c.Write(b)
+	return err
+}

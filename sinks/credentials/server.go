@@ -1,0 +1,253 @@
+package credentials
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/signet-agent/signet/internal/access"
+	"github.com/signet-agent/signet/sinks"
+)
+
+// A Backend does what cannot be answered from published items.
+type Backend interface {
+	// Fetch joins the fetch of a secret that is under way, or starts one, and
+	// returns nil once the secret is published.
+	Fetch(ctx context.Context, name string) error
+}
+
+// Config configures a Server.
+type Config struct {
+	Backend Backend
+	// Policy decides; nil allows nothing.
+	Policy *access.Policy
+	// Audit takes a line per credential; nil records nothing.
+	Audit *access.Audit
+	// Secrets and Certificates are the configured names.
+	Secrets      []string
+	Certificates []string
+	// Opened is closed when the agent can fetch. Until then, but not longer than
+	// Wait, connections are left with the kernel: those are not lost should the
+	// agent be started again. It may be nil.
+	Opened <-chan struct{}
+	// Wait is how long a unit waits for an item that is not there yet.
+	Wait time.Duration
+	// Log is told of each refusal; nil is nobody.
+	Log *slog.Logger
+}
+
+const (
+	// maxCredential is what the service manager accepts of all credentials of a
+	// unit, with their IDs.
+	maxCredential = 1 << 20
+	// maxConns bounds how many units are answered at once.
+	maxConns = 1024
+	// writeTimeout ends the answer to a peer that does not read it.
+	writeTimeout = 30 * time.Second
+	// retryFetch is how often a fetch that failed is asked for while a unit
+	// waits.
+	retryFetch = 500 * time.Millisecond
+)
+
+// A Server answers on the credentials socket. Publishing may begin before Serve.
+type Server struct {
+	cfg Config
+
+	secrets      map[string]*slot // by name; the maps never change
+	certificates map[string]*slot
+
+	mu      sync.Mutex
+	changed chan struct{} // guarded by mu: closed when any slot changes
+}
+
+// A slot is what is known of one item.
+type slot struct {
+	secret *sinks.Secret      // guarded by Server.mu
+	cert   *sinks.Certificate // guarded by Server.mu
+	gone   string             // guarded by Server.mu: why the upstream refuses it
+}
+
+// New makes a Server.
+func New(cfg Config) *Server {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Server{cfg: cfg, secrets: map[string]*slot{}, certificates: map[string]*slot{}, changed: make(chan struct{})}
+	for _, name := range cfg.Secrets {
+		s.secrets[name] = &slot{}
+	}
+	for _, name := range cfg.Certificates {
+		s.certificates[name] = &slot{}
+	}
+	return s
+}
+
+// PublishSecret makes a secret what is answered from now on.
+func (s *Server) PublishSecret(sec *sinks.Secret) {
+	s.put(s.secrets[sec.Name], slot{secret: sec})
+}
+
+// WithdrawSecret refuses a secret from now on, and those who wait for it.
+func (s *Server) WithdrawSecret(name, why string) { s.put(s.secrets[name], slot{gone: why}) }
+
+// PublishCertificate makes a certificate what is answered from now on.
+func (s *Server) PublishCertificate(c *sinks.Certificate) {
+	s.put(s.certificates[c.Name], slot{cert: c})
+}
+
+func (s *Server) put(to *slot, now slot) {
+	if to == nil {
+		return // not configured
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	*to = now
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// look is what is known of an item now, and what is closed when that changes.
+func (s *Server) look(at *slot) (slot, <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return *at, s.changed
+}
+
+// Serve answers on ln until ctx is done, and returns nil then. Units that wait
+// are refused. It closes ln.
+func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
+	defer context.AfterFunc(ctx, func() { ln.Close() })()
+	defer ln.Close()
+	if !s.awaitOpen(ctx) {
+		return nil
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	room := make(chan struct{}, maxConns)
+	for {
+		select {
+		case room <- struct{}{}:
+		case <-ctx.Done():
+			return nil
+		}
+		c, err := ln.Accept()
+		if ctx.Err() != nil {
+			if c != nil {
+				s.refuseStopping(c)
+			}
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("credentials socket: %w", err)
+		}
+		wg.Go(func() {
+			defer func() { <-room }()
+			s.answer(ctx, c)
+		})
+	}
+}
+
+func (s *Server) awaitOpen(ctx context.Context) bool {
+	if s.cfg.Opened == nil {
+		return true
+	}
+	timer := time.NewTimer(s.cfg.Wait)
+	defer timer.Stop()
+	select {
+	case <-s.cfg.Opened:
+	case <-timer.C:
+	case <-ctx.Done():
+		return false
+	}
+	return true
+}
+
+// await is the item once it can be delivered, or why it cannot.
+func (s *Server) await(ctx context.Context, c credential) (slot, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.Wait)
+	defer cancel()
+	at := s.secrets[c.name]
+	if c.kind == access.Certificate {
+		at = s.certificates[c.name]
+	}
+	tick := time.NewTicker(retryFetch)
+	defer tick.Stop()
+	var last error
+	for {
+		now, changed := s.look(at)
+		err := now.usable(c.kind, time.Now())
+		if err == nil {
+			return now, nil
+		}
+		if c.kind == access.Secret {
+			last = s.cfg.Backend.Fetch(ctx, c.name)
+			if now, changed = s.look(at); now.usable(c.kind, time.Now()) == nil {
+				return now, nil
+			}
+			if now.gone != "" {
+				return slot{}, errors.New(now.gone)
+			}
+		}
+		select {
+		case <-changed:
+		case <-tick.C:
+		case <-ctx.Done():
+			if last != nil && !errors.Is(last, context.DeadlineExceeded) {
+				err = last
+			}
+			return slot{}, fmt.Errorf("%w; it was waited for %v", err, s.cfg.Wait)
+		}
+	}
+}
+
+// usable reports why an item cannot be delivered.
+func (now slot) usable(kind access.Kind, at time.Time) error {
+	switch {
+	case now.gone != "":
+		return errors.New(now.gone)
+	case kind == access.Secret && now.secret == nil:
+		return errors.New("it was not fetched yet")
+	case kind == access.Secret && now.secret.Expired(at):
+		return errors.New("it has expired, and the upstream has not given it again")
+	case kind == access.Certificate && now.cert == nil:
+		return errors.New("it was not issued yet")
+	case kind == access.Certificate && !at.Before(now.cert.NotAfter):
+		return errors.New("it has expired, and was not renewed yet")
+	}
+	return nil
+}
+
+// content is the credential itself.
+func (now slot) content(c credential) ([]byte, error) {
+	if c.kind == access.Secret {
+		if c.part == "" {
+			return now.secret.JSON(slices.Sorted(maps.Keys(now.secret.Fields)))
+		}
+		v, ok := now.secret.Fields[c.part]
+		if !ok {
+			return nil, fmt.Errorf("there is no field %q; there is %q", c.part, slices.Sorted(maps.Keys(now.secret.Fields)))
+		}
+		return v.Reveal(), nil
+	}
+	chain, err := now.cert.ChainPEM()
+	if err != nil || c.part == "crt" {
+		return chain, err
+	}
+	key, err := now.cert.KeyPEM()
+	if err != nil || c.part == "key" {
+		return key, err
+	}
+	return slices.Concat(chain, key), nil
+}
+
+// poison is longer than the service manager accepts.
+func poison() []byte {
+	return bytes.Repeat([]byte("refused by signet, see its log\n"), 2*maxCredential/31)
+}
