@@ -13,8 +13,10 @@ import (
 	"github.com/signet-agent/signet/client"
 )
 
-// DefaultPatience is Connector.Patience where that is 0.
-const DefaultPatience = 5 * time.Second
+// DefaultPatience is Connector.Patience where that is 0. It is longer than the
+// five seconds that the agent lets pass between two calls to the upstream for a
+// secret that is reported again and again.
+const DefaultPatience = 10 * time.Second
 
 // A Database logs in to one kind of database.
 type Database interface {

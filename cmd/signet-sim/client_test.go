@@ -11,9 +11,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -78,6 +79,7 @@ func TestClientOfARealAgent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	server := newMTLSServer(h)
 	tokens := c.TokenSource(ctx, "pam")
 	works := func(when string) {
 		t.Helper()
@@ -89,7 +91,7 @@ func TestClientOfARealAgent(t *testing.T) {
 		if err != nil {
 			t.Errorf("%s: sign: %v", when, err)
 		}
-		if _, err := handshake(config); err != nil {
+		if _, err := server.handshake(config); err != nil {
 			t.Errorf("%s: handshake: %v", when, err)
 		}
 		if tok, err := tokens.Token(); err != nil || tok.AccessToken == "" || !tok.Valid() {
@@ -129,14 +131,14 @@ func TestClientOfARealAgent(t *testing.T) {
 	stop()
 
 	// A rotation of the key: each handshake works, and at last with the new one.
-	before, err := handshake(config)
+	before, err := server.handshake(config)
 	if err != nil {
 		t.Fatal(err)
 	}
 	rotated := make(chan error, 1)
 	go func() { rotated <- c.Rotate(ctx, "host", false) }()
 	h.until("a handshake with the new key", 60*time.Second, func() bool {
-		leaf, err := handshake(config)
+		leaf, err := server.handshake(config)
 		if err != nil {
 			t.Errorf("during a rotation: %v", err)
 		}
@@ -228,22 +230,55 @@ func kill(h *runningHost, name string) {
 	}
 }
 
-// handshake has a server with this configuration present its certificate.
-func handshake(server *tls.Config) (*x509.Certificate, error) {
+// An mtlsServer asks for client certificates of the Manager's CA.
+type mtlsServer struct {
+	config *tls.Config
+	roots  *x509.CertPool
+}
+
+func newMTLSServer(h *runningHost) *mtlsServer {
+	h.Helper()
+	blob, err := os.ReadFile(filepath.Join(h.dir, "sim", "manager-ca.pem"))
+	if err != nil {
+		h.Fatal(err)
+	}
+	clients, servers := x509.NewCertPool(), x509.NewCertPool()
+	if !clients.AppendCertsFromPEM(blob) {
+		h.Fatal("no CA")
+	}
+	web := httptest.NewTLSServer(nil) // for its certificate
+	defer web.Close()
+	servers.AddCert(web.Certificate())
+	return &mtlsServer{
+		config: &tls.Config{Certificates: web.TLS.Certificates, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: clients, MinVersion: tls.VersionTLS12},
+		roots:  servers,
+	}
+}
+
+// handshake has a client with this configuration present its certificate.
+func (s *mtlsServer) handshake(config *tls.Config) (*x509.Certificate, error) {
 	a, b := net.Pipe()
 	defer a.Close()
 	defer b.Close()
-	served := make(chan error, 1)
-	go func() { served <- tls.Server(a, server).Handshake() }()
-	var leaf *x509.Certificate
-	// Who it is, is looked at here: the certificate is one for clients.
-	conn := tls.Client(b, &tls.Config{InsecureSkipVerify: true, VerifyConnection: func(st tls.ConnectionState) error { //nolint:gosec // as said
-		leaf = st.PeerCertificates[0]
-		if !strings.Contains(leaf.Subject.CommonName, "host1") {
-			return errors.New("certificate of " + leaf.Subject.CommonName)
+	config = config.Clone()
+	config.RootCAs, config.ServerName = s.roots, "example.com"
+	called := make(chan error, 1)
+	go func() {
+		conn := tls.Client(a, config)
+		if err := conn.Handshake(); err != nil {
+			called <- err
+			return
 		}
-		return nil
-	}})
+		_, err := conn.Read(make([]byte, 1)) // what the server thinks of it
+		called <- err
+	}()
+	conn := tls.Server(b, s.config)
 	err := conn.Handshake()
-	return leaf, errors.Join(err, <-served)
+	if err == nil {
+		_, err = conn.Write([]byte{1})
+	}
+	if err := errors.Join(err, <-called); err != nil {
+		return nil, err
+	}
+	return conn.ConnectionState().PeerCertificates[0], nil
 }
