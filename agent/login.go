@@ -54,7 +54,7 @@ var errSealed = &refusal{socket.CodeUnavailable, "the data key is not unwrapped 
 func (a *Agent) newCipherTrust(s *service) {
 	auth := s.cfg.Auth
 	cfg := ciphertrust.LoginConfig{
-		Calls: s.http, Keeper: loginKeeper{a, s.name}, URL: s.cfg.URL, Host: a.host, Grant: auth.Grant,
+		HTTP: s.http, Keeper: loginKeeper{a, s.name}, URL: s.cfg.URL, Host: a.host, Grant: auth.Grant,
 		Username: auth.Username, Connection: auth.Connection, Domain: s.cfg.Domain, AuthDomain: auth.AuthDomain, ClientID: auth.ClientID,
 		Life: auth.RefreshLifetime(), Idle: auth.RefreshIdle(), Log: a.log, OnToken: a.onToken(s.name),
 	}
@@ -66,7 +66,7 @@ func (a *Agent) newCipherTrust(s *service) {
 	}
 	s.login = ciphertrust.NewLogin(cfg)
 	s.tokens = s.login.Tokens()
-	s.ciphertrust = ciphertrust.New(ciphertrust.Config{Calls: s.http, Tokens: s.tokens})
+	s.ciphertrust = ciphertrust.New(ciphertrust.Config{HTTP: s.http, Tokens: s.tokens})
 }
 
 // loginItem adds to the state of an access token how the login behind it

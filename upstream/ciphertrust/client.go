@@ -16,30 +16,23 @@ import (
 // base is what all paths of the API begin with.
 const base = "/api/v1"
 
-// A Caller makes single calls. An *upstream.HTTP is one; the agent's proxy is
-// another, which adds the agent's token itself.
-type Caller interface {
-	// Name is the upstream's name in the configuration.
-	Name() string
-	Do(ctx context.Context, r upstream.Request) (*upstream.Response, error)
-}
-
 // Config says how to reach the server.
 type Config struct {
-	Calls Caller
-	// Tokens gives the API tokens. If nil, calls go without one.
+	HTTP *upstream.HTTP
+	// Tokens gives the API tokens. If nil, calls go without one: they go through
+	// the agent, which adds its own.
 	Tokens *upstream.TokenSource
 }
 
 // A Client makes calls to one server.
 type Client struct {
-	calls  Caller
+	http   *upstream.HTTP
 	tokens *upstream.TokenSource
 	bearer string // a token to use instead of tokens
 }
 
 // New makes a client; it does not connect.
-func New(cfg Config) *Client { return &Client{calls: cfg.Calls, tokens: cfg.Tokens} }
+func New(cfg Config) *Client { return &Client{http: cfg.HTTP, tokens: cfg.Tokens} }
 
 // A call is one call of the API.
 type call struct {
@@ -114,17 +107,22 @@ func (c *Client) send(ctx context.Context, k call, r upstream.Request) (*upstrea
 		r.Header.Set("Authorization", "Bearer "+c.bearer)
 	}
 	if k.open || c.tokens == nil {
-		return c.calls.Do(ctx, r)
+		resp, err := c.http.Do(ctx, r)
+		if err == nil && resp.Status == http.StatusUnauthorized && !k.open && c.bearer == "" {
+			// The agent has thrown the refused token away; nothing was done.
+			return c.http.Do(ctx, r)
+		}
+		return resp, err
 	}
 	return upstream.Authorized(ctx, c.tokens, func(t *oauth2.Token) (*upstream.Response, error) {
 		r.Header.Set("Authorization", "Bearer "+t.AccessToken)
-		return c.calls.Do(ctx, r)
+		return c.http.Do(ctx, r)
 	})
 }
 
 // failed is an error about a call.
 func (c *Client) failed(k call, code upstream.Code, text string) *upstream.Error {
-	return &upstream.Error{Upstream: c.calls.Name(), Op: k.op, Item: k.item, Code: code, Text: text}
+	return &upstream.Error{Upstream: c.http.Name(), Op: k.op, Item: k.item, Code: code, Text: text}
 }
 
 // segment is an ID or a name as one segment of a path. The bar in the IDs of

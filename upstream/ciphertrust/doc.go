@@ -22,8 +22,8 @@
 //
 // # Calls through the agent
 //
-// A Client whose [Caller] is the agent's proxy has no token at all, so that an
-// administrator's shell never holds one.
+// A Client whose HTTP goes through the agent's proxy has no token at all, so that
+// an administrator's shell never holds one.
 //
 // # Concurrency
 //

@@ -20,13 +20,13 @@ import (
 
 // LoginConfig says as whom to log in, and how.
 type LoginConfig struct {
-	Calls Caller
+	HTTP *upstream.HTTP
 	// Keeper keeps the refresh token. The grant client_credential has none and
 	// needs none.
 	Keeper Keeper
 	// URL is the server's: a refresh token is not sent to another.
 	URL string
-	// Host and Name label the refresh token in the server's list.
+	// Host labels the refresh token in the server's list.
 	Host string
 	// Grant is one of the Grant constants.
 	Grant string
@@ -81,7 +81,7 @@ func NewLogin(cfg LoginConfig) *Login {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	l := &Login{cfg: cfg, client: New(Config{Calls: cfg.Calls})}
+	l := &Login{cfg: cfg, client: New(Config{HTTP: cfg.HTTP})}
 	l.tokens = upstream.NewTokenSource(upstream.TokenSourceConfig{
 		Fetch: l.fetch, OnNew: cfg.OnToken, OnFailure: cfg.OnTokenFailure,
 	})
@@ -184,7 +184,7 @@ func (l *Login) reuse(ctx context.Context) (*oauth2.Token, error) {
 		if err == nil {
 			return token, nil
 		}
-		l.cfg.Log.Warn("login not renewed; going on with the refresh token of before", "upstream", l.client.calls.Name(),
+		l.cfg.Log.Warn("login not renewed; going on with the refresh token of before", "upstream", l.client.http.Name(),
 			"err", err, "until", l.s.Until)
 	}
 	r := tokenRequest{
@@ -204,7 +204,7 @@ func (l *Login) reuse(ctx context.Context) (*oauth2.Token, error) {
 		next := l.s
 		next.Token, next.Until = refreshToken{}, time.Time{}
 		l.cfg.Log.Warn("refresh token refused: it was revoked, not used for too long, or its life is over",
-			"upstream", l.client.calls.Name(), "err", err, "until", l.s.Until)
+			"upstream", l.client.http.Name(), "err", err, "until", l.s.Until)
 		if serr := l.save(next); serr != nil {
 			return nil, serr
 		}
@@ -238,7 +238,7 @@ func (l *Login) replaced(ctx context.Context, a *tokenAnswer) error {
 	if err := l.save(next); err != nil {
 		return err
 	}
-	l.cfg.Log.Info("refresh token replaced", "upstream", l.client.calls.Name())
+	l.cfg.Log.Info("refresh token replaced", "upstream", l.client.http.Name())
 	// How long the new one lives only the server knows.
 	if t, err := l.as(a.JWT).Token(ctx, next.Token.ID); err == nil && !t.ExpiresAt.IsZero() {
 		next.Until = t.ExpiresAt
@@ -261,12 +261,12 @@ func (l *Login) token(a *tokenAnswer) *oauth2.Token {
 }
 
 // as is a client with an API token.
-func (l *Login) as(jwt string) *Client { return &Client{calls: l.cfg.Calls, bearer: jwt} }
+func (l *Login) as(jwt string) *Client { return &Client{http: l.cfg.HTTP, bearer: jwt} }
 
 // waiting is the error while a person is needed.
 func (l *Login) waiting(why string) error {
 	e := l.client.failed(call{op: opToken}, upstream.Unavailable, why)
-	e.Remedy = fmt.Sprintf("run `signet login %s`", l.client.calls.Name())
+	e.Remedy = fmt.Sprintf("run `signet login %s`", l.client.http.Name())
 	if l.cfg.Grant == GrantRefreshToken {
 		e.Remedy = "put a new refresh token where the upstream's auth.refresh_token reads it, or " + e.Remedy
 	}
@@ -285,7 +285,7 @@ func (l *Login) load() error {
 		l.s = session{}
 		if text != nil {
 			if l.s, err = unmarshalSession(text); err != nil {
-				l.cfg.Log.Error("kept login not used", "upstream", l.client.calls.Name(), "err", err)
+				l.cfg.Log.Error("kept login not used", "upstream", l.client.http.Name(), "err", err)
 				l.s = session{}
 			}
 		}

@@ -53,7 +53,7 @@ func (l *Login) signIn(ctx context.Context, in signIn) (*tokenAnswer, error) {
 		_ = l.client.revoke(ctx, next.Token) // nobody would ever use it
 		return nil, err
 	}
-	l.cfg.Log.Info("logged in", "upstream", l.client.calls.Name(), "user", in.username, "until", next.Until)
+	l.cfg.Log.Info("logged in", "upstream", l.client.http.Name(), "user", in.username, "until", next.Until)
 	return a, nil
 }
 
@@ -78,7 +78,7 @@ func (l *Login) tidy(ctx context.Context, a *tokenAnswer) {
 	l.revokeOld(ctx)
 	if l.s.Unsure && l.s.Token.ID != "" {
 		if err := l.sweep(ctx, as); err != nil && !definite(err) {
-			l.cfg.Log.Warn("refresh tokens of before not looked for", "upstream", l.client.calls.Name(), "err", err)
+			l.cfg.Log.Warn("refresh tokens of before not looked for", "upstream", l.client.http.Name(), "err", err)
 		} else {
 			next := l.s
 			next.Unsure = false
@@ -107,7 +107,7 @@ func (l *Login) sweep(ctx context.Context, as *Client) error {
 		if err := as.DeleteToken(ctx, id); err != nil && !gone(err) {
 			return err
 		}
-		l.cfg.Log.Info("lost refresh token deleted", "upstream", l.client.calls.Name(), "id", id)
+		l.cfg.Log.Info("lost refresh token deleted", "upstream", l.client.http.Name(), "id", id)
 	}
 	return nil
 }
@@ -123,7 +123,7 @@ func (l *Login) learnCap(ctx context.Context, as *Client) {
 	next.Cap = limit
 	if limit > 0 && !next.Until.IsZero() && next.Since.Add(limit).Before(next.Until) {
 		next.Until = next.Since.Add(limit)
-		l.cfg.Log.Warn("refresh token lives shorter than asked for", "upstream", l.client.calls.Name(),
+		l.cfg.Log.Warn("refresh token lives shorter than asked for", "upstream", l.client.http.Name(),
 			"asked", l.cfg.Life.String(), "limit", limit.String(), "property", propertyCap, "until", next.Until)
 	}
 	_ = l.save(next) // else it is read again
@@ -134,7 +134,7 @@ func (l *Login) learnCap(ctx context.Context, as *Client) {
 func (l *Login) revokeOld(ctx context.Context) {
 	for len(l.s.Old) > 0 {
 		if err := l.drop(ctx, l.s.Old[0]); err != nil && !definite(err) {
-			l.cfg.Log.Warn("replaced refresh token not revoked yet", "upstream", l.client.calls.Name(), "err", err)
+			l.cfg.Log.Warn("replaced refresh token not revoked yet", "upstream", l.client.http.Name(), "err", err)
 			return
 		}
 		next := l.s
