@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/signet-agent/signet/hsm/wire"
 )
@@ -197,11 +198,24 @@ var needs = []struct {
 	{sealRSA, []uint{wire.MechRSAKeyGen, wire.MechRSAOAEP}, 2048},
 }
 
-// supported are the types of keys that the token says it can have.
+// faults are what modules offer and cannot do. It would show at the first use,
+// which is too late.
+var faults = []struct {
+	library string // its description begins so
+	typ     KeyType
+}{
+	{"TPM2.0 Cryptoki", ECDSAP521}, // it makes such keys, and every signature ends with CKR_HOST_MEMORY
+}
+
+// supported are the types of keys that the token says it can have, and can.
 func supported(o *wire.Opened) []KeyType {
 	var types []KeyType
 	for _, n := range needs {
-		if !slices.ContainsFunc(n.mechs, func(m uint) bool { return !offers(o, m, n.size) }) {
+		faulty := false
+		for _, f := range faults {
+			faulty = faulty || f.typ == n.typ && strings.HasPrefix(o.Library, f.library)
+		}
+		if !faulty && !slices.ContainsFunc(n.mechs, func(m uint) bool { return !offers(o, m, n.size) }) {
 			types = append(types, n.typ)
 		}
 	}
