@@ -170,6 +170,55 @@ func TestAuditRefusesWeakKeys(t *testing.T) {
 	}
 }
 
+// TestOpeningIsOnePass holds that a token is opened by as many searches for many
+// keys as for few, and that nothing is searched for a signature.
+func TestOpeningIsOnePass(t *testing.T) {
+	t.Parallel()
+	s := hsmtest.NewShim(t)
+	ledger := &hsmtest.Ledger{}
+	var searches []int
+	for range 2 {
+		token, stop := open(t, s.Config(ledger, nil))
+		for range 5 {
+			newKey(t, token, "host", hsm.ECDSAP256)
+		}
+		stop()
+		s.CountCalls()
+		token, stop = open(t, s.Config(ledger, nil))
+		stop()
+		searches = append(searches, s.Calls()["C_FindObjectsInit"])
+		s.CountCalls()
+		token, stop = open(t, s.Config(ledger, nil))
+		key, err := token.Key(t.Context(), ledgerID(t, token))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 20 {
+			if err := signOnce(key); err != nil {
+				t.Error(err)
+			}
+		}
+		stop()
+		// One search and the audit came with the first use of the key.
+		if n := s.Calls()["C_FindObjectsInit"] - searches[len(searches)-1]; n > 1 {
+			t.Errorf("%d searches for 20 signatures", n)
+		}
+	}
+	if searches[0] != searches[1] || searches[0] != 4 {
+		t.Errorf("searches with 5 and with 10 keys: %v; want one for each class of objects", searches)
+	}
+}
+
+// ledgerID is the ID of some key.
+func ledgerID(t *testing.T, token *hsm.Token) string {
+	t.Helper()
+	keys := token.Keys()
+	if len(keys) == 0 {
+		t.Fatal("no keys")
+	}
+	return keys[0].ID
+}
+
 // TestReplacedKeyIsNotUsed holds that another key put under the ID of one in use
 // is noticed when the token is opened again.
 func TestReplacedKeyIsNotUsed(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -59,6 +60,26 @@ func (s *Shim) Rules(rules ...string) {
 
 // LockAfterThree makes the token count wrong PINs from now on.
 func (s *Shim) LockAfterThree() { s.write("lockout", "0\n") }
+
+// CountCalls has the calls of the next process counted; see Calls.
+func (s *Shim) CountCalls() { s.write("calls", "") }
+
+// Calls are the counts of calls of the last process that ended, by function.
+func (s *Shim) Calls() map[string]int {
+	s.t.Helper()
+	b, err := os.ReadFile(filepath.Join(s.Dir, "calls"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	counts := map[string]int{}
+	for line := range strings.FieldsSeq(string(b)) {
+		name, n, _ := strings.Cut(line, "=")
+		if counts[name], err = strconv.Atoi(n); err != nil {
+			s.t.Fatalf("calls: %q", line)
+		}
+	}
+	return counts
+}
 
 // Logins are the return values of all calls of C_Login so far.
 func (s *Shim) Logins() []string {

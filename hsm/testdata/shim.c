@@ -10,6 +10,8 @@
  *             is kept in the file.
  *   escape    if it exists, C_Initialize tries to open a TCP socket and to run a
  *             program, and appends what came of it: "allowed" or "refused".
+ *   calls     if it exists, C_Finalize writes into it how often each of the
+ *             functions below was called.
  *   logins    one line is appended for each C_Login, with what came of it.
  *
  * Build: cc -shared -fPIC -o shim.so shim.c
@@ -32,8 +34,8 @@ typedef struct {
 
 /* The places of functions in the list, in the order of the standard. */
 enum {
-	INITIALIZE = 0, GETFUNCTIONLIST = 3, GETTOKENINFO = 6, OPENSESSION = 12, LOGIN = 18, DESTROYOBJECT = 22,
-	GETATTRIBUTEVALUE = 24, FINDOBJECTSINIT = 26, ENCRYPT = 30, DECRYPT = 34, SIGNINIT = 42, SIGN = 43,
+	INITIALIZE = 0, FINALIZE = 1, GETFUNCTIONLIST = 3, GETTOKENINFO = 6, OPENSESSION = 12, LOGIN = 18, DESTROYOBJECT = 22,
+	GETATTRIBUTEVALUE = 24, FINDOBJECTSINIT = 26, FINDOBJECTS = 27, ENCRYPT = 30, DECRYPT = 34, SIGNINIT = 42, SIGN = 43,
 	GENERATEKEY = 58, GENERATEKEYPAIR = 59, WRAPKEY = 60,
 };
 
@@ -113,10 +115,23 @@ static ck my_Initialize(void *a) {
 	return ((ck(*)(void *))real->fn[INITIALIZE])(a);
 }
 
+static ck my_Finalize(void *a) {
+	char path[512];
+	in_dir(path, sizeof path, "calls");
+	FILE *f = access(path, F_OK) == 0 ? fopen(path, "w") : NULL;
+	if (f != NULL) {
+		fprintf(f, "C_FindObjectsInit=%d\nC_FindObjects=%d\nC_GetAttributeValue=%d\n",
+			calls[FINDOBJECTSINIT], calls[FINDOBJECTS], calls[GETATTRIBUTEVALUE]);
+		fclose(f);
+	}
+	return ((ck(*)(void *))real->fn[FINALIZE])(a);
+}
+
 FORWARD(OPENSESSION, OpenSession, (ck a, ck b, void *c, void *d, ck *e), (a, b, c, d, e))
 FORWARD(DESTROYOBJECT, DestroyObject, (ck a, ck b), (a, b))
 FORWARD(GETATTRIBUTEVALUE, GetAttributeValue, (ck a, ck b, void *c, ck d), (a, b, c, d))
 FORWARD(FINDOBJECTSINIT, FindObjectsInit, (ck a, void *b, ck c), (a, b, c))
+FORWARD(FINDOBJECTS, FindObjects, (ck a, ck *b, ck c, ck *d), (a, b, c, d))
 FORWARD(ENCRYPT, Encrypt, (ck a, void *b, ck c, void *d, ck *e), (a, b, c, d, e))
 FORWARD(DECRYPT, Decrypt, (ck a, void *b, ck c, void *d, ck *e), (a, b, c, d, e))
 FORWARD(SIGNINIT, SignInit, (ck a, void *b, ck c), (a, b, c))
@@ -187,12 +202,14 @@ ck C_GetFunctionList(functions **list) {
 		mine = *real;
 		mine.fn[GETFUNCTIONLIST] = C_GetFunctionList;
 		mine.fn[INITIALIZE] = my_Initialize;
+		mine.fn[FINALIZE] = my_Finalize;
 		mine.fn[GETTOKENINFO] = my_GetTokenInfo;
 		mine.fn[OPENSESSION] = my_OpenSession;
 		mine.fn[LOGIN] = my_Login;
 		mine.fn[DESTROYOBJECT] = my_DestroyObject;
 		mine.fn[GETATTRIBUTEVALUE] = my_GetAttributeValue;
 		mine.fn[FINDOBJECTSINIT] = my_FindObjectsInit;
+		mine.fn[FINDOBJECTS] = my_FindObjects;
 		mine.fn[ENCRYPT] = my_Encrypt;
 		mine.fn[DECRYPT] = my_Decrypt;
 		mine.fn[SIGNINIT] = my_SignInit;

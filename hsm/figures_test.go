@@ -1,0 +1,203 @@
+//go:build bench
+
+package hsm_test
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/rand"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"text/tabwriter"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/signet-agent/signet/hsm"
+	"github.com/signet-agent/signet/hsm/hsmtest"
+)
+
+// figureRounds is how often each measurement is made; what is printed are
+// medians. Every round measures the reference too, so that a change of the
+// machine's load falls on both.
+const (
+	figureRounds = 7
+	figureTime   = 700 * time.Millisecond
+	manyCallers  = 16
+)
+
+// A measure is signatures a second, and microseconds of CPU for each.
+type measure struct{ rate, cpu float64 }
+
+// TestFigures prints what the worker costs against a C program that calls the
+// same module with the same key.
+func TestFigures(t *testing.T) {
+	if runtime.NumCPU() < 2 {
+		t.Skip("the figures are about two CPUs")
+	}
+	s, ledger, guard := fresh(t)
+	cfg := s.Config(ledger, guard)
+	cfg.Log = slog.New(slog.DiscardHandler)
+	token, _ := open(t, cfg)
+	loop := filepath.Join(s.Dir, "cloop")
+	if out, err := exec.Command("cc", "-O2", "-o", loop, "testdata/cloop.c", "-ldl", "-lpthread").CombinedOutput(); err != nil {
+		t.Fatalf("build cloop: %v\n%s", err, out)
+	}
+	var out bytes.Buffer
+	w := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "WHAT\tMEASURED\tC LOOP\tRATIO\tREQUIRED")
+	for _, tt := range []struct {
+		typ           hsm.KeyType
+		kind          string
+		cpu, throughs float64
+	}{{hsm.RSA2048, "rsa", 1.06, 0.93}, {hsm.ECDSAP256, "ec", 1.6, 0.65}} {
+		key := newKey(t, token, string(tt.typ), tt.typ)
+		var c1, c2, one, many []measure
+		for range figureRounds {
+			c1 = append(c1, cLoop(t, s, loop, key, tt.kind, 1))
+			one = append(one, callers(t, token, key, 1))
+			c2 = append(c2, cLoop(t, s, loop, key, tt.kind, 2))
+			many = append(many, callers(t, token, key, manyCallers))
+		}
+		cpu := func(m measure) float64 { return m.cpu }
+		rate := func(m measure) float64 { return m.rate }
+		row := func(what, unit string, got, ref float64, required string) {
+			fmt.Fprintf(w, "%s %s\t%.0f %s\t%.0f %s\t%.2f\t%s\n", tt.typ, what, got, unit, ref, unit, got/ref, required)
+		}
+		row("CPU per signature, 1 caller", "us", median(one, cpu), median(c1, cpu), fmt.Sprintf("<= %.2f", tt.cpu))
+		row("CPU per signature, 16 callers", "us", median(many, cpu), median(c1, cpu), fmt.Sprintf("<= %.2f", tt.cpu))
+		row("throughput, 16 callers, 2 threads in C", "/s", median(many, rate), median(c2, rate), fmt.Sprintf(">= %.2f", tt.throughs))
+		row("throughput, 1 caller, 1 thread in C", "/s", median(one, rate), median(c1, rate), "-")
+	}
+	afterKill(t, w)
+	manyKeys(t, w)
+	w.Flush()
+	t.Log("\n" + out.String())
+}
+
+func median(all []measure, of func(measure) float64) float64 {
+	vs := make([]float64, len(all))
+	for i, m := range all {
+		vs[i] = of(m)
+	}
+	slices.Sort(vs)
+	return vs[len(vs)/2]
+}
+
+// cLoop measures the C program.
+func cLoop(t *testing.T, s *hsmtest.SoftHSM, loop string, key *hsm.Key, kind string, threads int) (m measure) {
+	t.Helper()
+	text := s.Run(loop, s.Module, s.Label, hsmtest.PIN, key.Info().ID, kind, strconv.Itoa(threads), fmt.Sprint(figureTime.Seconds()))
+	if _, err := fmt.Sscan(text, &m.rate, &m.cpu); err != nil {
+		t.Fatalf("%q: %v", text, err)
+	}
+	return m
+}
+
+// callers measures signatures through the worker, and the CPU of both processes.
+func callers(t *testing.T, token *hsm.Token, key *hsm.Key, n int) measure {
+	t.Helper()
+	pid := token.Status().PID
+	digest := make([]byte, 32)
+	var count atomic.Int64
+	var wg sync.WaitGroup
+	start, cpu := time.Now(), cpuOf(t, os.Getpid())+cpuOf(t, pid)
+	for range n {
+		wg.Go(func() {
+			for time.Since(start) < figureTime {
+				if _, err := key.Sign(rand.Reader, digest, crypto.SHA256); err != nil {
+					t.Error(err)
+					return
+				}
+				count.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	wall := time.Since(start)
+	cpu = cpuOf(t, os.Getpid()) + cpuOf(t, pid) - cpu
+	return measure{float64(count.Load()) / wall.Seconds(), cpu.Seconds() * 1e6 / float64(count.Load())}
+}
+
+// cpuOf is the CPU time of a process with all its threads.
+func cpuOf(t *testing.T, pid int) time.Duration {
+	t.Helper()
+	var ts unix.Timespec
+	if err := unix.ClockGettime(int32(^pid<<3|2), &ts); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(ts.Nano())
+}
+
+// afterKill measures how long a caller waits whose worker was just killed.
+func afterKill(t *testing.T, w *tabwriter.Writer) {
+	s, ledger, guard := fresh(t)
+	cfg := s.Config(ledger, guard)
+	cfg.Log = slog.New(slog.DiscardHandler)
+	token, _ := open(t, cfg)
+	key := newKey(t, token, "host", hsm.ECDSAP256)
+	for i := range 99 {
+		newKey(t, token, fmt.Sprintf("k%d", i), hsm.ECDSAP256)
+	}
+	var waits []time.Duration
+	for range figureRounds {
+		// Not at once after the last kill: workers are started once a second.
+		time.Sleep(1500 * time.Millisecond)
+		if err := syscall.Kill(token.Status().PID, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		if err := signOnce(key); err != nil {
+			t.Fatal(err)
+		}
+		waits = append(waits, time.Since(start))
+	}
+	slices.Sort(waits)
+	fmt.Fprintf(w, "first signature after a kill, 100 keys\t%v\t-\t-\t< 500ms\n", waits[len(waits)/2].Round(time.Millisecond))
+}
+
+// manyKeys measures the opening of a token with 1,000 keys, and counts the
+// searches on it.
+func manyKeys(t *testing.T, w *tabwriter.Writer) {
+	const keys = 1000
+	s := hsmtest.NewShim(t)
+	ledger := &hsmtest.Ledger{}
+	cfg := s.SoftHSM.Config(ledger, nil)
+	cfg.Log = slog.New(slog.DiscardHandler)
+	token, stop := open(t, cfg)
+	for i := range keys {
+		newKey(t, token, fmt.Sprintf("k%d", i), hsm.ECDSAP256)
+	}
+	stop()
+	var waits []time.Duration
+	for range 3 {
+		ctx, cancel := context.WithCancel(t.Context())
+		start := time.Now()
+		token = hsm.New(cfg)
+		done := make(chan error, 1)
+		go func() { done <- token.Run(ctx) }()
+		<-token.Ready()
+		waits = append(waits, time.Since(start))
+		cancel()
+		<-done
+	}
+	s.CountCalls()
+	_, stop = open(t, s.Config(ledger, nil))
+	stop()
+	slices.Sort(waits)
+	fmt.Fprintf(w, "opening a token with 1,000 keys\t%v\t-\t-\tone pass\n", waits[1].Round(time.Millisecond))
+	for name, n := range s.Calls() {
+		fmt.Fprintf(w, "calls of %s for it\t%d\t-\t-\tno search per key\n", name, n)
+	}
+}
