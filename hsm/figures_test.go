@@ -75,8 +75,8 @@ func TestFigures(t *testing.T) {
 		row := func(what, unit string, got, ref float64, required string) {
 			fmt.Fprintf(w, "%s %s\t%.0f %s\t%.0f %s\t%.2f\t%s\n", tt.typ, what, got, unit, ref, unit, got/ref, required)
 		}
-		row("CPU per signature, 1 caller", "us", median(one, cpu), median(c1, cpu), fmt.Sprintf("<= %.2f", tt.cpu))
-		row("CPU per signature, 16 callers", "us", median(many, cpu), median(c1, cpu), fmt.Sprintf("<= %.2f", tt.cpu))
+		row("CPU per signature, 1 caller, 1 thread in C", "us", median(one, cpu), median(c1, cpu), fmt.Sprintf("<= %.2f", tt.cpu))
+		row("CPU per signature, 16 callers, 2 threads in C", "us", median(many, cpu), median(c2, cpu), fmt.Sprintf("<= %.2f", tt.cpu))
 		row("throughput, 16 callers, 2 threads in C", "/s", median(many, rate), median(c2, rate), fmt.Sprintf(">= %.2f", tt.throughs))
 		row("throughput, 1 caller, 1 thread in C", "/s", median(one, rate), median(c1, rate), "-")
 	}

@@ -53,10 +53,7 @@ func (k *Key) SignContext(ctx context.Context, digest []byte, opts crypto.Signer
 	if err != nil {
 		return nil, k.t.fail("sign", k.info.String(), fmt.Errorf("%w: %w", ErrInvalid, err))
 	}
-	ctx, cancel := context.WithTimeout(ctx, k.t.cfg.Timeout)
-	defer cancel()
-	payload := req.AppendTo(make([]byte, 0, 2+len(req.ID)+len(req.Data)))
-	sig, err := k.t.raw(ctx, request{name: "sign", key: k.info.String(), id: k.info.ID, op: wire.OpSign, payload: payload})
+	sig, err := k.t.sign(ctx, k, &req)
 	if err != nil || req.Scheme != wire.SchemeECDSA {
 		return sig, err
 	}

@@ -47,6 +47,8 @@ type process struct {
 	mu      sync.Mutex
 	pending map[uint64]*pendingCall // guarded by mu; nil once the process is given up
 	why     error                   // why it is given up; guarded by mu
+	lanes   []*wire.Lane            // not in use, the last used last; guarded by mu
+	ended   bool                    // guarded by mu
 }
 
 type pendingCall struct {
@@ -61,7 +63,7 @@ type answer struct {
 
 // startProcess starts a worker. It dies with this process, whatever happens: its
 // socket closes, and the kernel kills it.
-func startProcess(path string, env []string, log *slog.Logger) (*process, error) {
+func startProcess(path string, env []string, lanes int, log *slog.Logger) (*process, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("socketpair: %w", err)
@@ -73,26 +75,34 @@ func startProcess(path string, env []string, log *slog.Logger) (*process, error)
 	if err != nil {
 		return nil, err
 	}
-	stderr, theirErr, err := os.Pipe()
+	signing, given, err := newLanes(lanes)
 	if err != nil {
 		socket.Close()
 		return nil, err
 	}
+	defer closeLanes(nil, given)
+	stderr, theirErr, err := os.Pipe()
+	if err != nil {
+		socket.Close()
+		closeLanes(signing, nil)
+		return nil, err
+	}
 	defer theirErr.Close()
 	cmd := exec.Command(path) //nolint:gosec,noctx // the path is configuration; the worker is ended by its socket
-	cmd.ExtraFiles = []*os.File{theirs}
+	cmd.ExtraFiles = append([]*os.File{theirs}, given...)
 	cmd.Stdout, cmd.Stderr = theirErr, theirErr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if len(env) > 0 {
 		cmd.Env = append(os.Environ(), env...)
 	}
-	p := &process{cmd: cmd, socket: socket, conn: wire.NewConn(socket), done: make(chan struct{}), pending: map[uint64]*pendingCall{}}
+	p := &process{cmd: cmd, socket: socket, conn: wire.NewConn(socket), lanes: signing, done: make(chan struct{}), pending: map[uint64]*pendingCall{}}
 	p.setRoom(1)
 	started := make(chan error, 1)
 	go p.run(started)
 	if err := <-started; err != nil {
 		socket.Close()
 		stderr.Close()
+		closeLanes(signing, nil)
 		return nil, fmt.Errorf("start worker: %w", err)
 	}
 	go logLines(stderr, log.With("worker_pid", cmd.Process.Pid))
@@ -112,6 +122,7 @@ func (p *process) run(started chan<- error) {
 	}
 	err = p.cmd.Wait()
 	p.giveUp(fmt.Errorf("%w (%s)", errLost, exitText(err)))
+	p.endLanes()
 	close(p.done)
 }
 

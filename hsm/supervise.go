@@ -176,7 +176,7 @@ func (t *Token) open(ctx context.Context) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := startProcess(t.cfg.Worker, t.cfg.Env, t.log)
+	p, err := startProcess(t.cfg.Worker, t.cfg.Env, wire.Lanes(t.cfg.Sessions), t.log)
 	if err != nil {
 		return nil, t.fail("open", "", err)
 	}
@@ -297,7 +297,7 @@ func present(listed *wire.Listed) map[string]bool {
 
 // opening puts a worker that has opened the token to use.
 func (t *Token) opening(p *process, o *wire.Opened, listed *wire.Listed, keys []LedgerKey) {
-	p.setRoom(2 * o.Sessions)
+	p.setRoom(o.Sessions)
 	p.serial = o.Serial
 	p.distrusted = map[string]bool{}
 	there := present(listed)

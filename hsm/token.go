@@ -275,7 +275,6 @@ func (t *Token) await(ctx context.Context) (*process, error) {
 type request struct {
 	name    string // for errors and metrics
 	key     string // for errors
-	id      string // of a key that must be the one that was checked; may be empty
 	op      wire.Op
 	payload []byte
 	alone   bool          // nothing else may be under way in the module
@@ -301,9 +300,6 @@ func (t *Token) raw(ctx context.Context, r request) (reply []byte, err error) {
 		if err != nil {
 			return nil, t.fail(r.name, r.key, err)
 		}
-		if p.distrusted[r.id] {
-			return nil, t.fail(r.name, r.key, fmt.Errorf("%w: the token now has another public key for it", ErrUntrusted))
-		}
 		weight := int64(1)
 		if r.alone {
 			weight = p.capacity
@@ -318,6 +314,49 @@ func (t *Token) raw(ctx context.Context, r request) (reply []byte, err error) {
 			return nil, t.fail(r.name, r.key, err)
 		}
 	}
+}
+
+// sign makes a signature. Like raw, it is made once more by the next worker if
+// one ends under it, but all within Config.Timeout.
+func (t *Token) sign(ctx context.Context, k *Key, req *wire.Sign) (sig []byte, err error) {
+	start := time.Now()
+	deadline := start.Add(t.cfg.Timeout)
+	if t.cfg.Observe != nil {
+		defer func() { t.cfg.Observe("sign", time.Since(start), err) }()
+	}
+	for try := 1; ; try++ {
+		p := t.inUse()
+		if p == nil {
+			within, cancel := context.WithDeadline(ctx, deadline)
+			p, err = t.await(within)
+			cancel()
+			if err != nil {
+				return nil, t.fail("sign", k.info.String(), err)
+			}
+		}
+		if p.distrusted[k.info.ID] {
+			return nil, t.fail("sign", k.info.String(), fmt.Errorf("%w: the token now has another public key for it", ErrUntrusted))
+		}
+		if sig, err = p.sign(ctx, deadline, t.cfg.Timeout, req); err == nil {
+			return sig, nil
+		}
+		var werr *wire.Error
+		again := errors.Is(err, errLost) || errors.As(err, &werr) && werr.Fatal
+		if !again || try == maxTries || ctx.Err() != nil || !time.Now().Before(deadline) {
+			return nil, t.fail("sign", k.info.String(), err)
+		}
+	}
+}
+
+// inUse is the open worker if there is one that can be used.
+func (t *Token) inUse() *process {
+	t.mu.Lock()
+	p := t.cur
+	t.mu.Unlock()
+	if p == nil || p.given() != nil {
+		return nil
+	}
+	return p
 }
 
 // call makes a call with JSON both ways.

@@ -53,7 +53,7 @@ func TestFramesArriveWhole(t *testing.T) {
 // written, and that anything shorter is refused.
 func TestSignRoundTrip(t *testing.T) {
 	want := wire.Sign{ID: []byte{1, 2, 3}, Scheme: wire.SchemeECDSA, Data: []byte("digest")}
-	b := want.AppendTo(nil)
+	b := append(want.Head(), want.Data...)
 	got, err := wire.ParseSign(b)
 	if diff := cmp.Diff(want, got); err != nil || diff != "" {
 		t.Errorf("%v %s", err, diff)

@@ -6,8 +6,10 @@
 //
 // A reply carries the id of its request and the same operation, or [OpError]
 // with an [Error]. Requests may be sent without waiting for replies, and
-// replies come in any order. Payloads are JSON, except those of [OpSign], which
-// are packed, because signing is what happens all day.
+// replies come in any order. Payloads are JSON.
+//
+// Signing is what happens all day. It has connections of its own, one for each
+// session on the token, see [Lane], and its requests are packed.
 //
 // The package holds no logic: the daemon decides, the worker carries out.
 package wire

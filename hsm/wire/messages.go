@@ -44,6 +44,10 @@ type PINSource struct {
 	File, Credential, Env string
 }
 
+// Lanes is how many lanes there are to a worker that may hold so many sessions
+// open: three of them are not for signing.
+func Lanes(sessions int) int { return max(sessions-3, 1) }
+
 // Opened tells what was opened.
 type Opened struct {
 	Label, Serial, Manufacturer, Model, Firmware string

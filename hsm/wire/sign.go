@@ -21,22 +21,22 @@ const (
 	SchemeEd25519
 )
 
-// A Sign is the request of [OpSign]; the reply is the bare signature.
+// A Sign is the request of [OpSign], on a [Lane]; the reply is the bare signature.
 type Sign struct {
 	ID     []byte // CKA_ID, at most 255 bytes
 	Scheme Scheme
 	Data   []byte
 }
 
-// AppendTo packs s: length of id, id, scheme, data.
-func (s Sign) AppendTo(b []byte) []byte {
+// Head is what comes before the data: length of id, id, scheme.
+func (s Sign) Head() []byte {
+	b := make([]byte, 0, 2+32)
 	b = append(b, byte(len(s.ID)))
 	b = append(b, s.ID...)
-	b = append(b, byte(s.Scheme))
-	return append(b, s.Data...)
+	return append(b, byte(s.Scheme))
 }
 
-// ParseSign unpacks what AppendTo made. The result refers to b.
+// ParseSign unpacks a head with the data after it. The result refers to b.
 func ParseSign(b []byte) (Sign, error) {
 	if len(b) < 2 || len(b) < 2+int(b[0]) {
 		return Sign{}, fmt.Errorf("%w: sign request of %d bytes", ErrFrame, len(b))

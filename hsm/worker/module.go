@@ -12,11 +12,9 @@ import (
 )
 
 // crypto11Sessions is how many sessions crypto11 holds: one that keeps the
-// module open, and one to generate keys with.
+// module open, and one to generate keys with. A third is for all else that is
+// not signing, see [wire.Lanes].
 const crypto11Sessions = 2
-
-// otherSessions is how many sessions are not for signing.
-const otherSessions = crypto11Sessions + 1
 
 // A module is the library with one token of it open.
 type module struct {
@@ -113,7 +111,7 @@ func signers(configured int, info pkcs11.TokenInfo) int {
 		most != pkcs11.CK_UNAVAILABLE_INFORMATION && most < uint(n) {
 		n = int(most)
 	}
-	return max(n-otherSessions, 1)
+	return wire.Lanes(n)
 }
 
 // choose finds the one token that sel means. It initialises the library and

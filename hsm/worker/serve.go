@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"sync"
 	"time"
 
@@ -13,7 +14,8 @@ import (
 )
 
 const (
-	// socketFD is where the daemon leaves its end of the conversation.
+	// socketFD is where the daemon leaves its end of the conversation. Those of
+	// the lanes come after it.
 	socketFD = 3
 	// closeTimeout is how long a module may take to close. One that takes
 	// longer is left as it is: the process ends.
@@ -34,7 +36,7 @@ func Main() int {
 		fmt.Fprintln(os.Stderr, "signet-hsm: is started by signet, and is of no use by itself")
 		return 2
 	}
-	w := &worker{conn: wire.NewConn(conn), signs: make(chan wire.Frame, queue), others: make(chan wire.Frame, queue), end: make(chan int, 1)}
+	w := &worker{conn: wire.NewConn(conn), others: make(chan wire.Frame, queue), end: make(chan int, 1)}
 	go w.read()
 	go w.serve()
 	return <-w.end
@@ -43,7 +45,6 @@ func Main() int {
 // A worker carries out the daemon's requests.
 type worker struct {
 	conn   *wire.Conn
-	signs  chan wire.Frame
 	others chan wire.Frame
 	end    chan int // receives the exit status
 	once   sync.Once
@@ -64,8 +65,6 @@ func (w *worker) read() {
 			fmt.Fprintln(os.Stderr, "signet-hsm: "+err.Error())
 			w.exit(1)
 			return
-		case f.Op == wire.OpSign:
-			w.signs <- f
 		default:
 			w.others <- f
 		}
@@ -181,27 +180,44 @@ func (w *worker) open(f wire.Frame) (any, error) {
 		return nil, err
 	}
 	w.m = m
-	for range m.signers {
-		go w.sign(&signer{m: m})
+	// Each of these waits in a system call or in the module, and takes one of
+	// what GOMAXPROCS counts at once when it is done waiting.
+	runtime.GOMAXPROCS(max(runtime.NumCPU(), m.signers+1))
+	for i := range m.signers {
+		lane := wire.NewLane(os.NewFile(uintptr(socketFD+1+i), "lane"))
+		go w.sign(lane, &signer{m: m})
 	}
 	return opened, nil
 }
 
-// sign makes signatures, one at a time.
-func (w *worker) sign(s *signer) {
-	for f := range w.signs {
-		req, err := wire.ParseSign(f.Payload)
+// sign makes the signatures that are asked for on a lane, until it closes.
+func (w *worker) sign(lane *wire.Lane, s *signer) {
+	for {
+		_, payload, err := lane.Receive(nil)
 		if err != nil {
-			w.reply(f, nil, &wire.Error{Name: wire.BadRequest, Text: err.Error()})
+			return // the daemon has ended, which read notices too
+		}
+		var sig []byte
+		req, err := wire.ParseSign(payload)
+		if err != nil {
+			err = &wire.Error{Name: wire.BadRequest, Text: err.Error()}
+		} else {
+			sig, err = s.sign(req)
+		}
+		if err == nil {
+			err = lane.Send(wire.OpSign, sig)
+			if err != nil {
+				return
+			}
 			continue
 		}
-		sig, err := s.sign(req)
-		if err != nil {
-			w.reply(f, nil, err)
-			continue
+		werr := wireError("", err)
+		if b, err := wire.Marshal(werr); err == nil {
+			_ = lane.Send(wire.OpError, b)
 		}
-		if err := w.conn.Send(f.ID, f.Op, sig); err != nil {
+		if werr.Fatal {
 			w.exit(1)
+			return
 		}
 	}
 }
