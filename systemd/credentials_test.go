@@ -1,0 +1,148 @@
+package systemd
+
+import (
+	"encoding/json"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// TestCredentials holds what units get by LoadCredential= from the real agent
+// under the real systemd: what policy gives to the unit, or no start at all,
+// and never an empty credential (failures T59, T60, T61, T64).
+func TestCredentials(t *testing.T) {
+	b := newBed(t)
+	b.build("../cmd/signet", "/usr/bin/signet", "0")
+	b.build("../cmd/signet-hsm", "/usr/bin/signet-hsm", "1")
+	b.build("../cmd/signet-sim", "/usr/bin/signet-sim", "0")
+	b.build("./testdata/forge", "/usr/bin/forge", "0")
+	b.makeToken()
+	b.startSimulator()
+	long := strings.Repeat("n", 83-len("db.password")-len(".service")) + ".service" // as long as systemd can say
+	b.agentConfig("app.service", "own@1.service", "noname.service", "expected.service", long, "n"+long)
+	b.dropIn("LoadCredential=hsm-pin:/etc/signet/pin", "Environment=SOFTHSM2_CONF=/etc/signet/softhsm2.conf")
+	b.run("systemctl", "start", "signet-credentials.socket")
+
+	// The agent is not even started: the connection starts it, and the unit
+	// waits for the token, the access token and the first fetch.
+	b.consumer("app.service", "LoadCredential=db.password:/run/signet/credentials.sock", "LoadCredential=db:/run/signet/credentials.sock")
+	b.run("systemctl", "start", "app.service")
+	if got := b.run("cat", "/run/app.service/db.password"); got != "secret@2504" {
+		t.Errorf("db.password is %q", got)
+	}
+	var fields map[string]string
+	if err := json.Unmarshal([]byte(b.run("cat", "/run/app.service/db")), &fields); err != nil || fields["username"] != "credential_5" {
+		t.Errorf("db is %v, %v", fields, err)
+	}
+	b.consumer("own@1.service", "DynamicUser=yes", "PrivateNetwork=yes", "LoadCredential=db.username:/run/signet/credentials.sock")
+	b.run("systemctl", "start", "own@1.service")
+	if got := b.run("cat", "/run/own@1.service/db.username"); got != "credential_5" {
+		t.Errorf("with a user of its own: %q", got)
+	}
+
+	for unit, credential := range map[string]string{
+		"evil.service":     "db.password", // no rule names it
+		"noname.service":   "nope",
+		"expected.service": "db.nope",
+	} {
+		b.consumer(unit, "LoadCredential="+credential+":/run/signet/credentials.sock")
+		b.refused(unit)
+		if got := b.try("journalctl", "-o", "cat", "-u", "signet.service", "SIGNET_UNIT="+unit); !strings.Contains(got, "credential refused") || !strings.Contains(got, "credential="+credential) {
+			t.Errorf("the journal does not say why %s was refused: %q", unit, got)
+		}
+	}
+	audit := b.run("cat", "/var/lib/signet/audit.jsonl")
+	for _, want := range []string{`"unit":"evil.service"`, `"event":"credential.read"`, `"outcome":"denied"`} {
+		if !strings.Contains(audit, want) {
+			t.Errorf("the audit lacks %s", want)
+		}
+	}
+
+	// Anybody can bind the address; root too, if it is not in the unit.
+	out := b.run("systemd-run", "--quiet", "--wait", "--pipe", "/usr/bin/forge", "@aaaabbbbccccdddd/unit/app.service/db.password", "/run/signet/credentials.sock")
+	if n, err := strconv.Atoi(out); err != nil || n <= 1<<20 {
+		t.Errorf("a forged address was answered %q bytes", out)
+	}
+	if got := b.try("journalctl", "-o", "cat", "-u", "signet.service", "SIGNET_UNIT=app.service"); !strings.Contains(got, "claims to be the service manager starting app.service") {
+		t.Errorf("the journal does not tell of the forged address: %q", got)
+	}
+
+	b.consumer(long, "LoadCredential=db.password:/run/signet/credentials.sock")
+	b.run("systemctl", "start", long)
+	b.consumer("n"+long, "LoadCredential=db.password:/run/signet/credentials.sock")
+	b.refused("n" + long)
+
+	// While the agent is down, units wait for it.
+	b.run("systemctl", "stop", "signet.service")
+	b.run("systemctl", "restart", "app.service")
+	if got := b.run("cat", "/run/app.service/db.password"); got != "secret@2504" {
+		t.Errorf("after a restart of the agent: %q", got)
+	}
+}
+
+// consumer makes a unit that copies its credentials to /run/UNIT.
+func (b *bed) consumer(unit string, lines ...string) {
+	b.t.Helper()
+	b.write("/run/systemd/system/"+unit, "[Service]\nType=oneshot\nTimeoutStartSec=60\nRuntimeDirectoryPreserve=yes\nRuntimeDirectory=%n\n"+
+		"ExecStart=/bin/sh -c 'cp $CREDENTIALS_DIRECTORY/* /run/%n/'\n"+strings.Join(lines, "\n")+"\n", 0o644)
+	b.run("systemctl", "daemon-reload")
+}
+
+// refused holds that a unit does not start, for want of its credentials.
+func (b *bed) refused(unit string) {
+	b.t.Helper()
+	b.try("systemctl", "start", unit)
+	if got := b.run("systemctl", "show", "--value", "-p", "ExecMainStatus", unit); got != "243" { // CREDENTIALS
+		b.t.Errorf("%s: status %s, want 243: %s", unit, got, b.run("systemctl", "show", "-p", "ActiveState", "-p", "Result", unit))
+	}
+	if out := b.try("ls", "/run/"+unit); !strings.Contains(out, "No such file") && out != "" {
+		b.t.Errorf("%s started: %s", unit, out)
+	}
+}
+
+// startSimulator serves the upstreams in the bed.
+func (b *bed) startSimulator() {
+	b.t.Helper()
+	b.run("systemd-run", "--quiet", "--unit=simulator", "-p", "ExecStartPost=/bin/sh -c 'until [ -S /run/sim/control.sock ]; do sleep 0.1; done'",
+		"/usr/bin/signet-sim", "--dir", "/run/sim", "serve", "--any-caller")
+	b.run("chmod", "-R", "a+rX", "/run/sim")
+}
+
+// agentConfig gives units the one secret of the simulator.
+func (b *bed) agentConfig(units ...string) {
+	b.t.Helper()
+	data, err := os.ReadFile(b.root + "/run/sim/endpoints.json")
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	var e struct {
+		Senhasegura struct {
+			URL        string `json:"url"`
+			CAFile     string `json:"ca_file"`
+			ClientID   string `json:"client_id"`
+			SecretFile string `json:"client_secret_file"`
+			Credential string `json:"credential"`
+		} `json:"senhasegura"`
+	}
+	if err := json.Unmarshal(data, &e); err != nil {
+		b.t.Fatal(err)
+	}
+	s := e.Senhasegura
+	b.write("/etc/signet/signet.yaml", strings.Join([]string{
+		"hsm: {module: /usr/lib/softhsm/libsofthsm2.so, token: signet, pin: {credential: hsm-pin}}",
+		"upstreams:",
+		"  pam:",
+		"    type: senhasegura",
+		"    url: " + s.URL,
+		"    ca_file: " + s.CAFile,
+		"    auth: {grant: client_credentials, client_id: " + s.ClientID + ", client_secret: {file: " + s.SecretFile + "}}",
+		"secrets: {db: {upstream: pam, credential: " + s.Credential + "}}",
+		"credentials_socket: {path: /run/signet/credentials.sock}",
+		"policy:",
+		"  - callers: {units: [" + strings.Join(units, ", ") + "]}",
+		"    allow: {secrets: [db]}",
+		"  - callers: {users: [root]}",
+		"    allow: {admin: true, secrets: [db]}", // which gives nothing to units
+	}, "\n"), 0o644)
+}
