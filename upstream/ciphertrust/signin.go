@@ -166,8 +166,11 @@ type gate struct {
 }
 
 const (
-	gateFirst = time.Minute
-	gateLast  = 30 * time.Minute
+	// A server locks a user after a handful of refusals: the first few tries
+	// are spread over an hour.
+	gateFirst  = time.Minute
+	gateGrowth = 6
+	gateLast   = 30 * time.Minute
 	// gateLook is how often it is looked whether there is another password.
 	gateLook = 30 * time.Second
 )
@@ -188,7 +191,10 @@ func (l *Login) guarded(ctx context.Context, r tokenRequest, password secret.Val
 			g.refused = 0
 		}
 		g.refused++
-		wait := min(gateFirst<<min(g.refused-1, 10), gateLast)
+		wait := gateFirst
+		for range min(g.refused-1, 3) {
+			wait = min(wait*gateGrowth, gateLast)
+		}
 		g.until, g.password, g.err = now.Add(wait), password, err
 		return nil, held(err, min(gateLook, wait))
 	}
