@@ -45,15 +45,15 @@ func (f *fake) Secret(context.Context, string) (*client.Secret, error) {
 	return f.secret(), nil
 }
 
-func (f *fake) Refused(_ context.Context, _, version string) (*client.Secret, error) {
+func (f *fake) Refused(ctx context.Context, _, version string) (*client.Secret, error) {
 	f.mu.Lock()
 	f.reports = append(f.reports, version)
 	f.mu.Unlock()
 	time.Sleep(20 * time.Millisecond)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.err != nil {
-		return nil, f.err
+	if err := errors.Join(ctx.Err(), f.err); err != nil {
+		return nil, err
 	}
 	if version == f.held {
 		f.held = f.vault
@@ -147,6 +147,31 @@ func TestACredentialThatNeverWorkedIsTriedOnce(t *testing.T) {
 		}
 		if f.logins["1"] != 1 || f.most != 1 {
 			t.Errorf("logins %v, %d at once", f.logins, f.most)
+		}
+	})
+}
+
+// Nor is one that worked and does not any more, beyond the logins under way when
+// that shows.
+func TestACredentialThatWorksNoMoreIsTriedByOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake("1", "1", "1")
+		c := f.connector()
+		c.Patience = -1
+		if err := errors.Join(connect(t, c, 10)...); err != nil {
+			t.Fatal(err)
+		}
+		f.set(func(f *fake) { f.works = "9" })
+		for want := range 3 {
+			for _, err := range connect(t, c, 50) {
+				if !errors.Is(err, errWrong) {
+					t.Fatal(err)
+				}
+			}
+			if n := f.logins["1"]; n != 10+50+want {
+				t.Errorf("round %d: %d logins", want, n)
+			}
+			time.Sleep(maxHold) // until it may be tried again
 		}
 	})
 }
