@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -63,6 +64,7 @@ type Login struct {
 	loaded bool    // guarded by mu
 	gate   gate    // guarded by mu
 	jwt    string  // the newest API token; guarded by mu
+	dead   bool    // the server refused the refresh token at the last try; guarded by mu
 }
 
 // LoginStatus is how the login stands.
@@ -120,16 +122,33 @@ func (l *Login) fetch(ctx context.Context) (*oauth2.Token, error) {
 	}
 	if l.s.Token.exists() {
 		token, err := l.reuse(ctx)
-		if err == nil || l.s.Token.exists() {
+		l.judge(err)
+		if !l.dead {
 			return token, ofLogin(err)
 		}
 	}
 	return l.enter(ctx)
 }
 
+// judge takes up whether the server accepts the refresh token. One that it
+// refuses is kept: that of a locked user works again when the lock is gone, and
+// a login in its place revokes it.
+func (l *Login) judge(err error) {
+	dead := is(err, http.StatusUnauthorized)
+	if dead && !l.dead {
+		l.cfg.Log.Warn("refresh token refused: it was revoked, not used for too long, its life is over, or its user is locked",
+			"upstream", l.client.http.Name(), "err", err, "until", l.s.Until)
+	}
+	l.dead = dead
+	l.note()
+}
+
 // enter logs in with what the configuration gives, if it gives anything.
 func (l *Login) enter(ctx context.Context) (*oauth2.Token, error) {
-	if !l.unattended() {
+	switch {
+	case !l.unattended() && l.dead:
+		return nil, l.waiting("the server refuses the refresh token")
+	case !l.unattended():
 		return nil, l.waiting("nobody is logged in")
 	}
 	r, password, err := l.credentials()
@@ -175,8 +194,7 @@ func (l *Login) passwordGrant(username string, password secret.Value) tokenReque
 	}
 }
 
-// reuse gets an API token with the refresh token. If the server refuses that
-// one, it is forgotten.
+// reuse gets an API token with the refresh token.
 func (l *Login) reuse(ctx context.Context) (*oauth2.Token, error) {
 	now := time.Now()
 	if l.unattended() && l.ending(now, 10) {
@@ -200,16 +218,6 @@ func (l *Login) reuse(ctx context.Context) (*oauth2.Token, error) {
 		}
 	}
 	a, err := l.client.grant(ctx, r)
-	if is(err, 401) {
-		next := l.s
-		next.Token, next.Until = refreshToken{}, time.Time{}
-		l.cfg.Log.Warn("refresh token refused: it was revoked, not used for too long, or its life is over",
-			"upstream", l.client.http.Name(), "err", err, "until", l.s.Until)
-		if serr := l.save(next); serr != nil {
-			return nil, serr
-		}
-		return nil, err
-	}
 	if err != nil {
 		return nil, err
 	}
@@ -340,6 +348,7 @@ func (l *Login) seed() error {
 	next := l.s
 	next.condemn()
 	next.Token = refreshToken{Token: token, ClientID: l.cfg.ClientID}
+	l.dead = false
 	next.Seed, next.Shared, next.Out, next.Idle = sum[:], true, false, 0
 	next.Since = time.Now().Round(0)
 	return l.save(next)
@@ -363,7 +372,7 @@ func (l *Login) save(next session) error {
 // note tells Status how it stands.
 func (l *Login) note() {
 	st := &LoginStatus{Username: l.s.Username, Until: l.s.Until, Out: l.s.Out}
-	st.Waiting = !l.s.Token.exists() && (l.s.Out || !l.unattended())
+	st.Waiting = l.s.Out || !l.unattended() && (l.dead || !l.s.Token.exists())
 	if l.s.Cap > 0 && l.s.Cap < l.cfg.Life {
 		st.Capped = l.s.Cap
 	}

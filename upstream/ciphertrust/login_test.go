@@ -248,6 +248,7 @@ func TestLoginRecovers(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := newBed(t)
+				b.cfg.Idle = 6 * time.Hour
 				l := ciphertrust.NewLogin(b.cfg)
 				b.keep(l, 10*time.Minute)
 				tt.break_(b)
@@ -267,6 +268,32 @@ func TestLoginRecovers(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A lock that is taken off brings a login by a person back too, and no second
+// token is left behind by it.
+func TestLockOfAPersonsLogin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t)
+		b.cfg.Password, b.cfg.Idle = nil, 6*time.Hour
+		l := ciphertrust.NewLogin(b.cfg)
+		if _, err := l.Login(t.Context(), ciphertrust.LoginRequest{Password: secret.New([]byte(goodPassword))}); err != nil {
+			t.Fatal(err)
+		}
+		_ = b.server.Lock("svc")
+		b.keep(l, 10*time.Minute)
+		if st := l.Status(); !st.Waiting {
+			t.Errorf("%+v", st)
+		}
+		_ = b.server.Unlock("svc")
+		b.keep(l, 2*time.Minute)
+		if had := b.keep(l, 10*time.Minute); had != 10 || l.Status().Waiting {
+			t.Errorf("%d of 10 fetches succeeded, %+v", had, l.Status())
+		}
+		if n := len(b.live()); n != 1 {
+			t.Errorf("%d live tokens", n)
+		}
+	})
 }
 
 // A refused password is tried ever more rarely, and another one at once.

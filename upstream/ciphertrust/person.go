@@ -200,6 +200,8 @@ func (l *Login) adopt(ctx context.Context, given refreshToken) (*oauth2.Token, e
 	if err := l.save(next); err != nil {
 		return nil, err
 	}
+	l.dead = false
+	l.note()
 	l.tidy(ctx, a)
 	return l.token(a), nil
 }

@@ -53,6 +53,8 @@ func (l *Login) signIn(ctx context.Context, in signIn) (*tokenAnswer, error) {
 		_ = l.client.revoke(ctx, next.Token) // nobody would ever use it
 		return nil, err
 	}
+	l.dead = false
+	l.note()
 	l.cfg.Log.Info("logged in", "upstream", l.client.http.Name(), "user", in.username, "until", next.Until)
 	return a, nil
 }
