@@ -82,7 +82,7 @@ func (t *target) rollbackSet(fs *Files, d *dir) (int64, error) {
 		if err := t.lead(d, gen); err != nil {
 			return 0, err
 		}
-		s.replaced[now], t.generation = time.Now(), gen
+		s.replaced[now], s.dropped[now], t.generation = time.Now(), true, gen
 		return gen, t.prune(fs, d)
 	}
 	return 0, ErrNoPrevious

@@ -25,7 +25,7 @@ func (fs *Files) Run(ctx context.Context) error {
 		return fmt.Errorf("watch files: %w", err)
 	}
 	defer w.Close()
-	r := &runner{fs: fs, w: w, dirs: map[string][]*target{}, unwatched: map[string]bool{}, inner: map[*target]string{}, of: map[string]*target{}}
+	r := &runner{fs: fs, w: w, dirs: map[string][]*target{}, unwatched: map[string]bool{}, of: map[string]*target{}}
 	for _, t := range fs.targets {
 		r.dirs[t.dir] = append(r.dirs[t.dir], t)
 		r.unwatched[t.dir] = true
@@ -39,10 +39,9 @@ type runner struct {
 	w         *fsnotify.Watcher
 	dirs      map[string][]*target
 	unwatched map[string]bool // directories that could not be watched so far
-	// inner is what is watched besides: the generation of a set, or a file
-	// whose directory does not tell of it as it is a mount; of is its inverse.
-	inner map[*target]string
-	of    map[string]*target
+	// of are the targets by what is watched besides: the generation of a set, or
+	// a file whose directory does not tell of it as it is a mount.
+	of map[string]*target
 }
 
 func (r *runner) run(ctx context.Context) error {
@@ -84,7 +83,11 @@ func (r *runner) event(ev fsnotify.Event) {
 		r.fs.check(t)
 		return
 	}
-	if t := r.of[filepath.Dir(ev.Name)]; t != nil {
+	t := r.of[filepath.Dir(ev.Name)]
+	if t == nil {
+		t = r.of[ev.Name] // the generation itself
+	}
+	if t != nil {
 		r.fs.check(t)
 		return
 	}
@@ -115,14 +118,17 @@ func (r *runner) watch() {
 func (r *runner) watchInner() {
 	for _, t := range r.fs.targets {
 		want := t.watchable()
-		if have := r.inner[t]; have != want {
-			if have != "" {
-				_ = r.w.Remove(have) // it may be gone already
-				delete(r.of, have)
-				delete(r.inner, t)
-			}
+		have := t.watching.Load()
+		if have != nil && *have != want {
+			_ = r.w.Remove(*have) // it may be gone already
+			delete(r.of, *have)
+			t.watching.Store(nil)
+			have = nil
+		}
+		if have == nil {
 			if want != "" && r.w.Add(want) == nil {
-				r.inner[t], r.of[want] = want, t
+				r.of[want] = t
+				t.watching.Store(&want)
 				r.fs.check(t)
 			}
 		}

@@ -168,14 +168,17 @@ func (t *target) writeSet(b *batch, j *job) error {
 	if err != nil {
 		return errors.Join(err, removeGeneration(store, gen))
 	}
-	was, _, _ := t.current(j.d)
+	was, what, _ := t.current(j.d)
+	if what != "" {
+		was = t.generation
+	}
 	if err := t.lead(j.d, gen); err != nil {
 		return errors.Join(err, removeGeneration(store, gen))
 	}
 	s := t.set
 	s.gens = append(s.gens, gen)
 	s.replaced[was] = time.Now()
-	s.dropped[was] = j.drift // it is not as it was delivered
+	s.dropped[was], s.dropped[gen-1] = j.drift, j.drift // the link or a file was not as it was delivered
 	t.right(marks, gen)
 	b.fs.wakeUp() // it is to be watched
 	return t.prune(b.fs, j.d)
@@ -197,7 +200,8 @@ func (t *target) unchanged(d *dir, entries []*entry) bool {
 			return false
 		}
 	}
-	return len(t.marks) == len(entries)
+	names, err := g.f.Readdirnames(-1)
+	return err == nil && len(names) == len(entries) && len(t.marks) == len(entries)
 }
 
 // openStore opens the directory of the generations, and makes it if need be.
@@ -288,7 +292,7 @@ func (t *target) adopt(d *dir, tmp string, gen int64) error {
 	if err := unix.Renameat2(d.fd(), tmp, d.fd(), t.base, unix.RENAME_EXCHANGE); err != nil {
 		return os.NewSyscallError("exchange", err)
 	}
-	before := gen - 1
+	before := gen - 1 // writeSet knows
 	if err := unix.Renameat(d.fd(), tmp, d.fd(), t.linkTo(before)); err != nil {
 		return os.NewSyscallError("keep what was there", err)
 	}

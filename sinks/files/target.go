@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,7 +20,8 @@ import (
 type target struct {
 	path, dir, base string
 	entries         []*entry
-	set             *setState // nil for a file
+	set             *setState              // nil for a file
+	watching        atomic.Pointer[string] // what Run watches besides dir
 
 	mu         sync.Mutex
 	items      items           // guarded by mu: what should be in it
