@@ -21,9 +21,12 @@ import (
 	"github.com/signet-agent/signet/upstream/upstreamtest"
 )
 
-// testCA is made once: its RSA key takes a while.
+// testCA is made once, and without the RSA key of the real one, which takes a
+// while.
 var testCA = sync.OnceValue(func() *upstreamtest.CA {
-	ca, err := NewCA()
+	cfg := caConfig()
+	cfg.RSA = false
+	ca, err := upstreamtest.NewCA(cfg)
 	if err != nil {
 		panic(err)
 	}

@@ -1,10 +1,7 @@
 package ciphertrusttest
 
 import (
-	"crypto/sha256"
 	"crypto/x509"
-	"encoding/hex"
-	"encoding/pem"
 	"fmt"
 	"slices"
 	"strings"
@@ -302,11 +299,4 @@ func (s *Server) revokeClient(c *call) (any, *refusal) {
 	x.State, x.UpdatedAt = revoked, c.now
 	c.changed = true
 	return x, nil
-}
-
-// webFingerprint is GET /client-management/regtokens/webcert-fingerprint.
-func (s *Server) webFingerprint(c *call) (any, *refusal) {
-	block, _ := pem.Decode(s.CA.PEM())
-	sum := sha256.Sum256(block.Bytes)
-	return map[string]string{"fingerprint": strings.ToUpper(hex.EncodeToString(sum[:]))}, nil
 }

@@ -116,7 +116,6 @@ func (s *Server) clientRoutes() []route {
 		on("DELETE", clients+"/{client}", 204, admins, s.deleteClient),
 		on("POST", clients+"/{client}/renew", 200, anyone, s.renewClient),
 		on("POST", clients+"/{client}/revoke", 200, admins, s.revokeClient),
-		on("GET", tokens+"/webcert-fingerprint", 200, anyone, s.webFingerprint),
 		on("GET", tokens, 200, admins, s.listRegTokens),
 		on("POST", tokens, 201, admins, s.createRegToken),
 		on("GET", tokens+"/{token}", 200, admins, s.getRegToken),
