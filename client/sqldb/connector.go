@@ -87,7 +87,7 @@ func New(agent *client.Client, secret string, db Database) *Connector {
 func (c *Connector) Driver() driver.Driver { return c.db.Driver() }
 
 // Connect makes a connection with the credential of now, and where that is
-// refused with the one that the agent then has.
+// refused once more with the one that the agent then has.
 func (c *Connector) Connect(ctx context.Context) (driver.Conn, error) {
 	s, err := c.agent.Secret(ctx, c.secret)
 	if err != nil {
@@ -98,12 +98,10 @@ func (c *Connector) Connect(ctx context.Context) (driver.Conn, error) {
 		return conn, err
 	}
 	next, asked := c.report(ctx, s.Version)
-	switch {
-	case asked != nil:
+	if asked != nil {
 		return nil, fmt.Errorf("%w; the agent has no other: %w", err, asked)
-	case next.Version == s.Version:
-		return nil, err
 	}
+	// Where it is still the same one, the wait may have been for the database.
 	return c.login(ctx, next)
 }
 

@@ -225,6 +225,22 @@ func TestALoginWaitsForTheAgentToLearn(t *testing.T) {
 	})
 }
 
+// The vault has the new password before the database: the last try is after the
+// wait.
+func TestALoginWaitsForTheDatabase(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake("2", "2", "1")
+		c := f.connector()
+		time.AfterFunc(3*time.Second, func() { f.set(func(f *fake) { f.works = "2" }) })
+		if err := errors.Join(connect(t, c, 20)...); err != nil {
+			t.Error(err)
+		}
+		if n := f.logins["2"]; n != 1+20 {
+			t.Errorf("%d logins", n)
+		}
+	})
+}
+
 // The wait is bounded, and what comes after it does not wait again.
 func TestPatienceEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -18,7 +18,8 @@
 // that are refused at the same time share one report.
 //
 // A rotation changes the database first and is known to the agent a moment
-// later. For that moment a refused login waits; see Connector.Patience.
+// later, or the other way round. For that moment a refused login waits; see
+// Connector.Patience.
 //
 // # When the password is wrong
 //
