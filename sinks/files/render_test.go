@@ -5,9 +5,12 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/pem"
 	"math/big"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -97,7 +100,7 @@ func pair(t *testing.T) (der, key []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "web.example"}, NotAfter: time.Now().Add(time.Hour)}
 	der, err = x509.CreateCertificate(rand.Reader, tmpl, tmpl, k.Public(), k)
 	if err != nil {
 		t.Fatal(err)
@@ -142,5 +145,74 @@ func TestRenderCertificate(t *testing.T) {
 	}
 	if got, err := rendered(t, File{Certificate: "web", Template: "key {{ .key_uri }}"}, item{cert: &hsm}); got != "key pkcs11:object=web" || err != nil {
 		t.Errorf("URI of a key in the HSM: %q, %v", got, err)
+	}
+}
+
+// A PKCS#12 file is read by others, and is the same each time, so that what did
+// not change is not written again.
+func TestPKCS12(t *testing.T) {
+	der, key := pair(t)
+	other, _ := pair(t)
+	c := &sinks.Certificate{Name: "web", Chain: [][]byte{der, other}, Key: secret.New(key), Serial: "01"}
+	f := File{Certificate: "web", Format: "pkcs12", Password: func() (secret.Value, error) { return secret.New([]byte("store-pass")), nil }}
+	p12, err := rendered(t, f, item{cert: c})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := rendered(t, f, item{cert: c}); again != p12 || err != nil {
+		t.Errorf("not the same bytes: %v", err)
+	}
+	f.Password = func() (secret.Value, error) { return secret.New([]byte("another")), nil }
+	if again, err := rendered(t, f, item{cert: c}); again == p12 || err != nil {
+		t.Errorf("the same for another password: %v", err)
+	}
+	path := filepath.Join(t.TempDir(), "web.p12")
+	if err := os.WriteFile(path, []byte(p12), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.CommandContext(t.Context(), "openssl", "pkcs12", "-in", path, "-passin", "pass:store-pass", "-nodes").CombinedOutput()
+	if err != nil || strings.Count(string(out), "BEGIN CERTIFICATE") != 2 || !strings.Contains(string(out), "BEGIN PRIVATE KEY") {
+		t.Errorf("openssl reads: %v\n%s", err, out)
+	}
+	if keytool, err := exec.LookPath("keytool"); err == nil {
+		out, err := exec.CommandContext(t.Context(), keytool, "-list", "-keystore", path, "-storepass", "store-pass").CombinedOutput()
+		if err != nil || !strings.Contains(string(out), "PrivateKeyEntry") {
+			t.Errorf("Java reads: %v\n%s", err, out)
+		}
+	}
+}
+
+// Templates may name any items, and wait for all of them.
+func TestTemplateFunctions(t *testing.T) {
+	der, key := pair(t)
+	chain := string(sinks.PEM([][]byte{der}))
+	db := item{secret: &sinks.Secret{Name: "db", Version: "3", Fields: map[string]secret.Value{"user": secret.New([]byte("a b")), "pw": secret.New([]byte("p@:/é\n"))}}}
+	web := item{cert: &sinks.Certificate{Name: "web", Chain: [][]byte{der}, Key: secret.New(key), Serial: "0a", Generation: 2}}
+	hsm := item{cert: &sinks.Certificate{Name: "hsm", Chain: [][]byte{der}, KeyURI: "pkcs11:token=t;id=%01;type=private"}}
+	for text, want := range map[string]string{
+		`{{ secret "db" "user" }}`:    "a b",
+		`{{ (secret "db").version }}`: "3",
+		`postgres://{{ url (secret "db" "user") }}:{{ secret "db" "pw" | url }}@h`: "postgres://a%20b:p%40%3A%2F%C3%A9%0A@h",
+		`PW={{ secret "db" "user" | env }}`:                                        `PW="a b"`,
+		`{{ secret "db" "user" | json }}`:                                          `"a b"`,
+		`{{ secret "db" "user" | base64 }}`:                                        "YSBi",
+		"x: |\n  {{ indent 2 \"a\\nb\" }}{{ with secret \"db\" }}{{ end }}":        "x: |\n  a\n  b",
+		`{{ (certificate "web").chain }}{{ (certificate "web").key }}`:             chain + string(key),
+		`{{ with certificate "web" }}{{ .serial }} {{ .generation }}{{ end }}`:     "0a 2",
+		`ssl_certificate_key "engine:pkcs11:{{ (certificate "hsm").key_uri }}";`:   `ssl_certificate_key "engine:pkcs11:pkcs11:token=t;id=%01;type=private";`,
+	} {
+		if got, err := rendered(t, File{Template: text}, db, web, hsm); got != want || err != nil {
+			t.Errorf("%s: %q, %v; want %q", text, got, err, want)
+		}
+	}
+	for _, text := range []string{`{{ secret "db" "nope" }}`, `{{ secret "other" }}`, `{{ (certificate "nope").key }}`} {
+		if got, err := rendered(t, File{Template: text}, db, web); err == nil || strings.Contains(err.Error(), "p@") {
+			t.Errorf("%s: %q, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"nothing", `{{ secret .name }}`, `{{ nope }}`} {
+		if _, err := compileEntry(File{Path: "/x", Template: text}); err == nil {
+			t.Errorf("%s: no error", text)
+		}
 	}
 }
