@@ -257,13 +257,22 @@ func (a *Agent) ready(now time.Time) error {
 		return &refusal{"unavailable", "the data key is not unwrapped yet"}
 	}
 	for _, name := range slices.Sorted(maps.Keys(a.identities)) {
-		snap := a.rotators[name].snap.Load()
-		switch {
-		case snap == nil || !snap.Current.exists():
-			return &refusal{"unavailable", fmt.Sprintf("identity %q has no certificate yet", name)}
-		case !now.Before(snap.Current.lastTenth()):
-			return &refusal{"unavailable", fmt.Sprintf("the certificate of identity %q ends at %s and could not be renewed", name, snap.Current.NotAfter.Format(time.RFC3339))}
+		if err := a.rotators[name].snap.Load().usable(name, now); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+// usable says why an identity is of no use to a ready host, or nil.
+func (s *snapshot) usable(name string, now time.Time) error {
+	switch {
+	case s == nil || !s.Current.exists():
+		return &refusal{"unavailable", fmt.Sprintf("identity %q has no certificate yet", name)}
+	case s.state(now) == stateStuck:
+		return &refusal{"unavailable", fmt.Sprintf("identity %q: %s", name, s.Lost)}
+	case !now.Before(s.Current.lastTenth()):
+		return &refusal{"unavailable", fmt.Sprintf("the certificate of identity %q ends at %s and could not be renewed", name, s.Current.NotAfter.Format(time.RFC3339))}
 	}
 	return nil
 }
