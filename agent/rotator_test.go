@@ -107,6 +107,8 @@ type testCA struct {
 	lose       bool                    // the next answer is lost after it was carried out
 	unproven   error
 	proofs     int
+	once       bool                 // registers once, whatever is asked
+	refuse     upstream.RequestKind // is refused, unless it is Register
 }
 
 func newTestCA(t *testing.T, life time.Duration) *testCA {
@@ -136,8 +138,14 @@ func (ca *testCA) Issue(_ context.Context, req upstream.CertificateRequest) (ups
 			return upstream.Issued{}, err
 		}
 	}
+	if ca.refuse != upstream.Register && req.Kind == ca.refuse {
+		return upstream.Issued{}, &upstream.Error{Upstream: "ca", Op: "issue", Code: upstream.Invalid, Status: 422}
+	}
 	ca.requests = append(ca.requests, req)
 	if req.Kind == upstream.Register {
+		if ca.once && ca.registered > 0 {
+			return upstream.Issued{}, &upstream.Error{Upstream: "ca", Op: "register", Code: upstream.Unavailable, Status: 401}
+		}
 		if ca.registered++; ca.registered > 1 && req.Uncertain {
 			return upstream.Issued{}, &upstream.Error{Upstream: "ca", Op: "register", Code: upstream.Lost, Remedy: "ask for a new account"}
 		}
@@ -174,6 +182,13 @@ func (ca *testCA) Prove(context.Context, tls.Certificate) error {
 	defer ca.mu.Unlock()
 	ca.proofs++
 	return ca.unproven
+}
+
+// fail makes the CA ask down before it does anything; nil = up.
+func (ca *testCA) fail(down func() error) {
+	ca.mu.Lock()
+	defer ca.mu.Unlock()
+	ca.down = down
 }
 
 func (ca *testCA) asked() []upstream.CertificateRequest {
@@ -366,7 +381,7 @@ func TestWrongCertificateIsRefusedAndTheOldStays(t *testing.T) {
 	for name, change := range map[string]func(*x509.Certificate){
 		"other key":          func(c *x509.Certificate) { c.PublicKey = other.Public() },
 		"expired":            func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) },
-		"not yet valid":      func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Hour) },
+		"not yet valid":      func(c *x509.Certificate) { c.NotBefore = time.Now().Add(23 * time.Hour) },
 		"no clientAuth":      func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} },
 		"longer than asked":  func(c *x509.Certificate) { c.NotAfter = time.Now().Add(48 * time.Hour) },
 		"other name":         func(c *x509.Certificate) { c.Subject.CommonName = "evil.example" },
