@@ -6,7 +6,6 @@ import (
 	"net"
 	"os"
 	"slices"
-	"time"
 
 	"github.com/signet-agent/signet/agent/config"
 	"github.com/signet-agent/signet/internal/access"
@@ -36,9 +35,7 @@ func (a *Agent) makeSinks() error {
 		Certificates: append(slices.Collect(maps.Keys(a.cfg.Certificates)), slices.Collect(maps.Keys(a.cfg.Identities))...),
 		Limit:        access.Limit{PerSecond: float64(limit.PerSecond), Burst: float64(limit.Burst)},
 		Metrics:      a.metrics.handler(),
-		Observe: func(route string, status int, _ time.Duration) {
-			a.metrics.socketRequests.WithLabelValues(route, fmt.Sprint(status)).Inc()
-		},
+		Observe:      (&answerCounter{vec: a.metrics.socketRequests}).count,
 	})
 	a.makeCredentials(policy)
 	return a.makeFiles()

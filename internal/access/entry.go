@@ -39,9 +39,7 @@ func (e *Entry) appendTo(b []byte) []byte {
 		b = p.appendTo(b)
 	}
 	if e.Name != "" || e.Kind != Admin {
-		b = append(b, `"resource":`...)
-		b = appendString(b, e.Kind.String()+"/"+e.Name)
-		b = append(b, ',')
+		b = appendResource(append(b, `"resource":`...), e.Kind.String(), e.Name)
 	}
 	b = appendMember(b, `"event":`, e.Event)
 	if e.Method != "" {
@@ -82,6 +80,9 @@ func (e *Entry) appendRest(b []byte) []byte {
 }
 
 func (p *Peer) appendTo(b []byte) []byte {
+	if p.text != nil {
+		return append(b, p.text...)
+	}
 	b = append(b, `"caller":{"uid":`...)
 	b = strconv.AppendUint(b, uint64(p.UID), 10)
 	b = append(b, `,"gid":`...)
@@ -97,6 +98,15 @@ func (p *Peer) appendTo(b []byte) []byte {
 	return append(b, `"},`...)
 }
 
+func appendResource(b []byte, kind, name string) []byte {
+	if !plain(name) {
+		return append(appendString(b, kind+"/"+name), ',')
+	}
+	b = append(append(b, '"'), kind...)
+	b = append(append(b, '/'), name...)
+	return append(b, `",`...)
+}
+
 func appendMember(b []byte, key, value string) []byte {
 	b = append(b, key...)
 	b = appendString(b, value)
@@ -106,16 +116,24 @@ func appendMember(b []byte, key, value string) []byte {
 // appendString appends s as a JSON string. Names come from callers, so anything
 // may be in them.
 func appendString(b []byte, s string) []byte {
-	for i := range len(s) {
-		if c := s[i]; c < ' ' || c == '"' || c == '\\' || c >= 0x7f {
-			q, err := json.Marshal(s)
-			if err != nil { // a string cannot fail
-				q = []byte(`""`)
-			}
-			return append(b, q...)
+	if !plain(s) {
+		q, err := json.Marshal(s)
+		if err != nil { // a string cannot fail
+			q = []byte(`""`)
 		}
+		return append(b, q...)
 	}
 	b = append(b, '"')
 	b = append(b, s...)
 	return append(b, '"')
+}
+
+// plain reports whether s stands for itself in JSON.
+func plain(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c == '"' || c == '\\' || c >= 0x7f {
+			return false
+		}
+	}
+	return true
 }

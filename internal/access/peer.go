@@ -35,11 +35,19 @@ type Peer struct {
 	How      string   // one of the How constants
 	// Why says why the unit is not known, "" if it is or there is none.
 	Why string
+
+	text []byte // as the audit has it, once it is identified
 }
 
 // Identify asks the kernel who connected to c. Only a missing uid is an error; a
 // unit that cannot be proven is left empty and Why says so.
 func Identify(c *net.UnixConn) (Peer, error) {
+	p, err := identify(c)
+	p.text = p.appendTo(nil)
+	return p, err
+}
+
+func identify(c *net.UnixConn) (Peer, error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return Peer{}, fmt.Errorf("identify caller: %w", err)

@@ -17,11 +17,37 @@ type slot[T any] struct {
 	now atomic.Pointer[state[T]]
 }
 
-// A state is what is known of an item at one time. It is immutable.
+// A state is what is known of an item at one time. Item and gone never change.
 type state[T any] struct {
-	item    *T            // nil if there is none
-	gone    *Problem      // why there is none any more; nil if there never was one
-	changed chan struct{} // closed when this is no longer the newest state
+	item *T       // nil if there is none
+	gone *Problem // why there is none any more; nil if there never was one
+
+	mu   sync.Mutex
+	next chan struct{} // guarded by mu: for those who wait; nil while nobody does
+	old  bool          // guarded by mu: this is no longer the newest state
+}
+
+// changed is closed when this is no longer the newest state.
+func (s *state[T]) changed() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.next == nil {
+		s.next = make(chan struct{})
+		if s.old {
+			close(s.next)
+		}
+	}
+	return s.next
+}
+
+// end tells those who wait that there is another state.
+func (s *state[T]) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.old = true
+	if s.next != nil {
+		close(s.next)
+	}
 }
 
 func newBoard[T any](names []string) *board[T] {
@@ -36,7 +62,7 @@ func newBoard[T any](names []string) *board[T] {
 
 func newSlot[T any]() *slot[T] {
 	s := &slot[T]{}
-	s.now.Store(&state[T]{changed: make(chan struct{})})
+	s.now.Store(&state[T]{})
 	return s
 }
 
@@ -54,8 +80,8 @@ func (b *board[T]) put(name string, item *T, gone *Problem) (old *state[T]) {
 	if s == nil {
 		s = b.add(name)
 	}
-	old = s.now.Swap(&state[T]{item: item, gone: gone, changed: make(chan struct{})})
-	close(old.changed)
+	old = s.now.Swap(&state[T]{item: item, gone: gone})
+	old.end()
 	return old
 }
 

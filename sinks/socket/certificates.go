@@ -77,7 +77,7 @@ func (q *request) awaitCertificate(slot *slot[certificateItem], p readParams) er
 			return nil
 		}
 		select {
-		case <-st.changed:
+		case <-st.changed():
 		case <-timer.C:
 			return nil
 		case <-q.stopping().Done():

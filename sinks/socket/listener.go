@@ -1,10 +1,11 @@
 package socket
 
 import (
-	"log/slog"
+	"errors"
 	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/signet-agent/signet/internal/access"
 )
@@ -16,8 +17,19 @@ type connKey struct{}
 type conn struct {
 	*net.UnixConn
 	peer   access.Peer
+	head   []byte // what was read of it before net/http got it
 	once   sync.Once
 	closed func()
+}
+
+// Read reads what was read before first.
+func (c *conn) Read(b []byte) (int, error) {
+	if len(c.head) > 0 {
+		n := copy(b, c.head)
+		c.head = c.head[n:]
+		return n, nil
+	}
+	return c.UnixConn.Read(b)
 }
 
 // Close also gives back the caller's share of connections.
@@ -27,17 +39,30 @@ func (c *conn) Close() error {
 }
 
 // A listener identifies who connects, once per connection, and bounds how many
-// connections there are.
+// connections there are. Accept returns those that are for net/http.
 type listener struct {
 	net.Listener
-	log   *slog.Logger
+	s     *Server
 	total atomic.Int32
+	ready chan accepted
+	done  chan struct{} // closed by Close
+	once  sync.Once
+	work  sync.WaitGroup // quick connections
+
 	mu    sync.Mutex
-	uids  map[uint32]int // guarded by mu: open connections by user
+	uids  map[uint32]int     // guarded by mu: open connections by user
+	quick map[*conn]struct{} // guarded by mu: those not with net/http; nil once closed
 }
 
-func newListener(ln net.Listener, log *slog.Logger) *listener {
-	return &listener{Listener: ln, log: log, uids: map[uint32]int{}}
+// accepted is what Accept returns.
+type accepted struct {
+	c   *conn
+	err error
+}
+
+func newListener(ln net.Listener, s *Server) *listener {
+	return &listener{Listener: ln, s: s, ready: make(chan accepted), done: make(chan struct{}),
+		uids: map[uint32]int{}, quick: map[*conn]struct{}{}}
 }
 
 // tooMany is the whole answer to a connection beyond the limit. The socket's
@@ -45,36 +70,108 @@ func newListener(ln net.Listener, log *slog.Logger) *listener {
 const tooMany = "HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/problem+json\r\nConnection: close\r\nRetry-After: 1\r\n\r\n" +
 	`{"type":"about:blank","title":"Too Many Requests","status":429,"code":"busy","detail":"too many connections"}` + "\n"
 
-// Accept returns the next connection whose caller is known. A connection that
-// cannot be identified is closed, and does not disturb the others.
+// Accept returns the next connection that is for net/http.
 func (l *listener) Accept() (net.Conn, error) {
+	select {
+	case a := <-l.ready:
+		if a.err != nil {
+			return nil, a.err
+		}
+		return a.c, nil
+	case <-l.done:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close stops accepting, and ends quick connections when they have answered.
+func (l *listener) Close() error {
+	l.once.Do(func() {
+		close(l.done)
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		for c := range l.quick {
+			_ = c.SetReadDeadline(time.Unix(1, 0)) // one that is closed needs none
+		}
+		l.quick = nil
+	})
+	return l.Listener.Close()
+}
+
+// run accepts until the listener is closed.
+func (l *listener) run() {
 	for {
 		nc, err := l.Listener.Accept()
 		if err != nil {
-			return nil, err
+			if !l.pass(accepted{err: err}) || errors.Is(err, net.ErrClosed) {
+				return
+			}
+			continue // net/http has waited a moment before it asked again
 		}
-		uc, ok := nc.(*net.UnixConn)
-		if !ok {
-			nc.Close()
-			l.log.Error("connection is not of a Unix socket", "network", nc.LocalAddr().Network())
-			continue
+		if c := l.known(nc); c != nil && l.begin(c) {
+			go l.serve(c)
 		}
-		peer, err := access.Identify(uc)
-		if err != nil {
-			nc.Close()
-			l.log.Warn("caller not identified", "err", err)
-			continue
-		}
-		if peer.Why != "" {
-			l.log.Debug("caller's unit not known", "uid", peer.UID, "pid", peer.PID, "why", peer.Why)
-		}
-		if !l.take(peer.UID) {
-			_, _ = uc.Write([]byte(tooMany))
-			nc.Close()
-			continue
-		}
-		return &conn{UnixConn: uc, peer: peer, closed: func() { l.give(peer.UID) }}, nil
 	}
+}
+
+// pass hands something to net/http, unless that has stopped asking.
+func (l *listener) pass(a accepted) bool {
+	select {
+	case l.ready <- a:
+		return true
+	case <-l.done:
+		return false
+	}
+}
+
+// begin notes a connection as quick.
+func (l *listener) begin(c *conn) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.quick == nil {
+		go c.Close() // which wants the lock
+		return false
+	}
+	l.quick[c] = struct{}{}
+	l.work.Add(1)
+	return true
+}
+
+// serve answers a connection for as long as it is quick.
+func (l *listener) serve(c *conn) {
+	defer l.work.Done()
+	more := (&quick{s: l.s, c: c}).serve()
+	l.mu.Lock()
+	delete(l.quick, c)
+	l.mu.Unlock()
+	if !more || !l.pass(accepted{c: c}) {
+		c.Close()
+	}
+}
+
+// known identifies who has connected. A connection that cannot be identified is
+// closed, and does not disturb the others.
+func (l *listener) known(nc net.Conn) *conn {
+	uc, ok := nc.(*net.UnixConn)
+	if !ok {
+		nc.Close()
+		l.s.cfg.Log.Error("connection is not of a Unix socket", "network", nc.LocalAddr().Network())
+		return nil
+	}
+	peer, err := access.Identify(uc)
+	if err != nil {
+		nc.Close()
+		l.s.cfg.Log.Warn("caller not identified", "err", err)
+		return nil
+	}
+	if peer.Why != "" {
+		l.s.cfg.Log.Debug("caller's unit not known", "uid", peer.UID, "pid", peer.PID, "why", peer.Why)
+	}
+	if !l.take(peer.UID) {
+		_, _ = uc.Write([]byte(tooMany))
+		nc.Close()
+		return nil
+	}
+	return &conn{UnixConn: uc, peer: peer, closed: func() { l.give(peer.UID) }}
 }
 
 func (l *listener) take(uid uint32) bool {

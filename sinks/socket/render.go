@@ -16,20 +16,20 @@ import (
 )
 
 // A secretItem is a published secret with all of its answer rendered that does
-// not hold a value and does not depend on the time of the read.
+// not hold a value and does not depend on the time of the read. There can be
+// many, so nothing is kept that can be put together again in no time.
 type secretItem struct {
 	secret *sinks.Secret
-	etag   []string
-	head   string // {"name":...,"version":...,"fields":{
+	etag   string
+	naming string // "name":...,"version":...
+	times  string // ,"fetched_at":...,"rotates_at":...
+	binary string // ,"base64_fields":[...]
 	fields []field
-	tail   string // },"fetched_at":...,"stale":
-	meta   string // "name":...,...,  for lists
 }
 
 // A field is one field of a secret.
 type field struct {
 	name   string
-	key    string // "password":
 	value  secret.Value
 	size   int  // of the value
 	base64 bool // not UTF-8, so JSON can carry it in base64 only
@@ -37,10 +37,10 @@ type field struct {
 }
 
 func newSecretItem(s *sinks.Secret) *secretItem {
-	it := &secretItem{secret: s, etag: []string{etag(s.Version)}}
+	it := &secretItem{secret: s, etag: etag(s.Version), fields: make([]field, 0, len(s.Fields))}
 	var binary []string
 	for _, name := range slices.Sorted(maps.Keys(s.Fields)) {
-		f := field{name: name, key: quote(name) + ":", value: s.Fields[name]}
+		f := field{name: name, value: s.Fields[name]}
 		f.value.Use(func(v []byte) {
 			f.size = len(v)
 			if f.base64 = !utf8.Valid(v); f.base64 {
@@ -50,22 +50,20 @@ func newSecretItem(s *sinks.Secret) *secretItem {
 		})
 		it.fields = append(it.fields, f)
 	}
-	naming := `"name":` + quote(s.Name) + `,"version":` + quote(s.Version)
-	times := `,"fetched_at":` + quote(stamp(s.FetchedAt)) + `,"fresh_until":` + quote(stamp(s.FreshUntil)) +
+	it.naming = `"name":` + quote(s.Name) + `,"version":` + quote(s.Version)
+	it.times = `,"fetched_at":` + quote(stamp(s.FetchedAt)) + `,"fresh_until":` + quote(stamp(s.FreshUntil)) +
 		`,"usable_until":` + quote(stamp(s.UsableUntil)) + `,"rotates_at":` + stampOrNull(s.RotatesAt)
-	it.head = `{` + naming + `,"fields":{`
-	it.tail = `}` + times
 	if binary != nil {
-		it.tail += `,"base64_fields":[` + strings.Join(binary, ",") + `]`
+		it.binary = `,"base64_fields":[` + strings.Join(binary, ",") + `]`
 	}
-	it.tail += `,"stale":`
-	it.meta = naming + times
 	return it
 }
 
 // appendTo renders the whole answer, or only one field of it.
 func (it *secretItem) appendTo(b []byte, only string, now time.Time) []byte {
-	b = append(b, it.head...)
+	b = append(b, '{')
+	b = append(b, it.naming...)
+	b = append(b, `,"fields":{`...)
 	first := true
 	for i := range it.fields {
 		f := &it.fields[i]
@@ -76,10 +74,13 @@ func (it *secretItem) appendTo(b []byte, only string, now time.Time) []byte {
 			b = append(b, ',')
 		}
 		first = false
-		b = append(b, f.key...)
+		b = append(appendJSON(b, []byte(f.name)), ':')
 		b = f.appendTo(b)
 	}
-	b = append(b, it.tail...)
+	b = append(b, '}')
+	b = append(b, it.times...)
+	b = append(b, it.binary...)
+	b = append(b, `,"stale":`...)
 	b = strconv.AppendBool(b, it.secret.Stale(now))
 	return append(b, "}\n"...)
 }
@@ -105,10 +106,10 @@ func (f *field) appendTo(b []byte) []byte {
 // size is at least what appendTo needs, so that no copy is left behind where a
 // buffer has grown.
 func (it *secretItem) size() int {
-	n := len(it.head) + len(it.tail) + 16
+	n := len(it.naming) + len(it.times) + len(it.binary) + 64
 	for i := range it.fields {
 		f := &it.fields[i]
-		n += len(f.key) + 3 + f.rendered()
+		n += 6*len(f.name) + 6 + f.rendered()
 	}
 	return n
 }

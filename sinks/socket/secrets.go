@@ -63,8 +63,8 @@ func (q *request) getSecret() error {
 // sendSecret answers with a secret, or with 304 if the caller has it.
 func (q *request) sendSecret(it *secretItem, fieldName string) error {
 	h := q.w.Header()
-	h["Etag"] = it.etag
-	if v := q.r.Header["If-None-Match"]; v != nil && matches(v[0], it.etag[0], it.secret.Version) {
+	h["Etag"] = []string{it.etag}
+	if v := q.r.Header["If-None-Match"]; v != nil && matches(v[0], it.etag, it.secret.Version) {
 		if err := q.record(http.StatusNotModified); err != nil {
 			return err
 		}
@@ -209,7 +209,7 @@ func (q *request) awaitOther(slot *slot[secretItem], p readParams) error {
 			return nil
 		}
 		select {
-		case <-st.changed:
+		case <-st.changed():
 		case <-timer.C:
 			return nil
 		case <-q.stopping().Done():
@@ -270,7 +270,7 @@ func (q *request) listSecrets() error {
 		st := q.s.secrets.slot(name).now.Load()
 		b = append(b, '{')
 		if st.item != nil {
-			b = append(b, st.item.meta...)
+			b = append(append(b, st.item.naming...), st.item.times...)
 			b = append(b, `,"stale":`...)
 			b = strconv.AppendBool(b, st.item.secret.Stale(now))
 		} else {

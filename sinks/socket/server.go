@@ -50,6 +50,7 @@ type Server struct {
 
 	run     string // begins request IDs; differs for each start
 	counter atomic.Uint64
+	date    date
 	bodies  sync.Pool // of *[]byte, to render answers in
 	// requests holds *request. None outlives ServeHTTP.
 	requests sync.Pool
@@ -127,7 +128,10 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 			srv.Close()
 		}
 	})
-	err := srv.Serve(newListener(ln, s.cfg.Log))
+	l := newListener(ln, s)
+	go l.run()
+	defer l.work.Wait() // answers under way have a deadline
+	err := srv.Serve(l)
 	if stop() { // ctx is not done: the listener failed
 		srv.Close()
 		return err
