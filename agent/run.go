@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -181,6 +182,7 @@ func (a *Agent) notify(ctx context.Context) error {
 	if !a.awaitOpen(ctx) {
 		return nil
 	}
+	debug.FreeOSMemory() // what reading the configuration and the cache took
 	a.opt.Notifier.Ready()
 	a.log.Info("ready", "socket", a.cfg.SocketPath())
 	t := time.NewTicker(5 * time.Second)

@@ -87,6 +87,7 @@ func (c *Config) Check() error {
 	if len(d.faults) > 0 {
 		return sorted(d.faults)
 	}
+	c.places = nil // as large as the rest, and nothing more is looked for
 	return nil
 }
 
