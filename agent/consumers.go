@@ -112,7 +112,7 @@ func (a *Agent) consumerItems() []Item {
 		it := Item{Kind: "consumer", Name: st.Consumer, State: stateIdle, Failures: st.Failures, LastError: st.Error, Hint: st.Hint,
 			ReloadedAt: st.ReloadedAt, ProvenAt: st.ProvenAt}
 		switch {
-		case st.Failures > 0:
+		case st.Failures > 0 && !st.RetryAt.IsZero():
 			it.State, it.RetryAt, it.NextAction, it.NextAt = stateFailed, st.RetryAt, "reload", st.RetryAt
 			if len(st.RolledBack) > 0 {
 				it.State = stateRolledBack

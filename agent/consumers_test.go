@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -152,13 +153,11 @@ func TestFilesReloadTheirConsumers(t *testing.T) {
 	if got := read(); got != "one,two,bad,two," {
 		t.Errorf("the consumer read %q", got)
 	}
-	families, err := r.metrics.registry.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if text := fmt.Sprint(families); !strings.Contains(text, `value:"ok"`) || !strings.Contains(text, `value:"failed"`) {
-		t.Error("the metrics do not tell of both outcomes")
-	}
+	eventuallyTrue(t, "the metrics tell of all outcomes", func() bool {
+		rec := httptest.NewRecorder()
+		r.metrics.handler().ServeHTTP(rec, httptest.NewRequest("GET", "/metrics", nil))
+		return strings.Contains(rec.Body.String(), `outcome="failed"}`) && strings.Contains(rec.Body.String(), `outcome="ok"}`)
+	})
 	r.publish("three,")
 	r.await(stateReloaded)
 	stop()

@@ -148,7 +148,7 @@ func (c *consumer) failed(ctx context.Context, targets []string, cause error) {
 
 	back, notes := c.rollBack(targets)
 	if len(back) > 0 && e.Op != OpTest { // before a test nobody was told of the new files
-		if err := c.reload(ctx, back); err != nil && !errors.Is(err, ErrNotRunning) {
+		if err := c.reload(ctx, back); err != nil && !errors.Is(err, ErrNotRunning) && err.Error() != e.Error() {
 			notes = append(notes, fmt.Sprintf("with the previous files: %v", errors.Unwrap(err)))
 		}
 	}

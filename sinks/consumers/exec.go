@@ -76,7 +76,7 @@ func run(ctx context.Context, consumer string, argv []string) error {
 	case out.last() != "":
 		return fmt.Errorf("%s: %v: %s", argv[0], err, out.last())
 	}
-	return fmt.Errorf("%s: %w", argv[0], err)
+	return withHint("it said nothing; see the log of the service", "%s: %w", argv[0], err)
 }
 
 // cause says in words that a time limit is over.

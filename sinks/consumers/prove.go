@@ -50,14 +50,15 @@ func (p Proof) make(ctx context.Context, leaves [][]byte, stop func() bool) erro
 	if err != nil {
 		return err
 	}
-	ctx, done := context.WithTimeout(ctx, p.limit())
+	deadline := time.Now().Add(p.limit())
+	ctx, done := context.WithDeadline(ctx, deadline)
 	defer done()
 	for last := error(nil); ; {
 		err := p.all(ctx, pinned)
 		if err == nil || errors.Is(err, errUseless) {
 			return err
 		}
-		if ctx.Err() == nil || last == nil { // the last look may have been cut short
+		if time.Now().Before(deadline) || last == nil { // else this look may have been cut short
 			last = err
 		}
 		if stop() || !sleep(ctx, proofPause) {
@@ -136,7 +137,8 @@ func (p Proof) explain(name string, err error, pinned []*x509.Certificate) error
 	if slices.ContainsFunc(pinned, served.Equal) {
 		return withHint("server_name must be one of the certificate's names", "%s as %q: %w: %w", p.Address, name, errUseless, bad.Err)
 	}
-	return fmt.Errorf("%s as %q serves serial %x and not %x", p.Address, name, served.SerialNumber, pinned[0].SerialNumber)
+	return withHint("its log says why it did not take up the new files, such as who may read the key",
+		"%s as %q serves serial %x and not %x", p.Address, name, served.SerialNumber, pinned[0].SerialNumber)
 }
 
 func parseAll(ders [][]byte) ([]*x509.Certificate, error) {
