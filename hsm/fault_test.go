@@ -22,6 +22,7 @@ import (
 // TestKilledWorkerIsReplacedUnderLoad holds that callers are answered, rightly,
 // while their worker is killed again and again.
 func TestKilledWorkerIsReplacedUnderLoad(t *testing.T) {
+	t.Parallel()
 	s, ledger, guard := fresh(t)
 	token, _ := open(t, s.Config(ledger, guard))
 	key := newKey(t, token, "host", hsm.ECDSAP256)
@@ -46,7 +47,7 @@ func TestKilledWorkerIsReplacedUnderLoad(t *testing.T) {
 	}
 	for i := range 3 {
 		before := signed.Load()
-		if err := syscall.Kill(workerPID(t), syscall.SIGKILL); err != nil {
+		if err := syscall.Kill(token.Status().PID, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
 		killed := time.Now()
@@ -67,9 +68,10 @@ func TestKilledWorkerIsReplacedUnderLoad(t *testing.T) {
 
 // TestWorkerDiesWithTheDaemon holds that a worker ends when its socket closes.
 func TestWorkerDiesWithTheDaemon(t *testing.T) {
+	t.Parallel()
 	s, ledger, guard := fresh(t)
-	_, stop := open(t, s.Config(ledger, guard))
-	pid := workerPID(t)
+	token, stop := open(t, s.Config(ledger, guard))
+	pid := token.Status().PID
 	stop()
 	if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
 		t.Errorf("the worker is still there: %v", err)
@@ -79,6 +81,7 @@ func TestWorkerDiesWithTheDaemon(t *testing.T) {
 // TestHangIsCutOff holds that a call that hangs is answered with an error after
 // the deadline, that its worker is replaced, and that other callers do not pay.
 func TestHangIsCutOff(t *testing.T) {
+	t.Parallel()
 	s := hsmtest.NewShim(t)
 	cfg := s.Config(&hsmtest.Ledger{}, nil)
 	cfg.Timeout = 5 * time.Second
@@ -103,12 +106,13 @@ func TestHangIsCutOff(t *testing.T) {
 // TestStoppedWorkerIsReplaced is TestHangIsCutOff for a worker that does not even
 // run.
 func TestStoppedWorkerIsReplaced(t *testing.T) {
+	t.Parallel()
 	s, ledger, guard := fresh(t)
 	cfg := s.Config(ledger, guard)
 	cfg.Timeout = 5 * time.Second
 	token, _ := open(t, cfg)
 	key := newKey(t, token, "host", hsm.ECDSAP256)
-	if err := syscall.Kill(workerPID(t), syscall.SIGSTOP); err != nil {
+	if err := syscall.Kill(token.Status().PID, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := key.Sign(rand.Reader, make([]byte, 32), crypto.SHA256); !errors.Is(err, hsm.ErrDeadline) {
@@ -123,6 +127,7 @@ func TestStoppedWorkerIsReplaced(t *testing.T) {
 // lost session, device or token leads to a new worker, and the caller to a
 // signature; and that other return values go to the caller, by name.
 func TestFatalAnswersReplaceTheWorker(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		rule, name string
 		fatal      bool
@@ -171,6 +176,7 @@ func TestFatalAnswersReplaceTheWorker(t *testing.T) {
 // TestTokenGoneAndBack holds that a token that goes away is noticed and told, and
 // found again when it is back.
 func TestTokenGoneAndBack(t *testing.T) {
+	t.Parallel()
 	s, ledger, guard := fresh(t)
 	token, _ := open(t, s.Config(ledger, guard))
 	key := newKey(t, token, "host", hsm.ECDSAP256)
@@ -204,6 +210,7 @@ func TestTokenGoneAndBack(t *testing.T) {
 // TestReplacedTokenIsRefused holds that a token with the same label that is not
 // the one our keys are on gets neither the PIN nor new keys.
 func TestReplacedTokenIsRefused(t *testing.T) {
+	t.Parallel()
 	s := hsmtest.NewShim(t)
 	ledger := &hsmtest.Ledger{}
 	token, stop := open(t, s.Config(ledger, nil))
@@ -244,6 +251,7 @@ func TestReplacedTokenIsRefused(t *testing.T) {
 // TestCrashWhileGenerating holds that a crash in the middle of a generation leads
 // to one good key, and to nothing else on the token.
 func TestCrashWhileGenerating(t *testing.T) {
+	t.Parallel()
 	s := hsmtest.NewShim(t)
 	ledger := &hsmtest.Ledger{}
 	token, _ := open(t, s.Config(ledger, nil))
@@ -277,7 +285,8 @@ func nothingUnexplained(t *testing.T, token *hsm.Token) {
 // TestKillsDuringGeneration kills the worker at random moments of key generation.
 // At the end every key signs, and nothing on the token is unexplained.
 func TestKillsDuringGeneration(t *testing.T) {
-	kills := 20
+	t.Parallel()
+	kills := 8
 	if os.Getenv("SIGNET_SLOW_TESTS") == "1" {
 		kills = 100
 	}
@@ -290,7 +299,7 @@ func TestKillsDuringGeneration(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		pid := workerPID(t)
+		pid := token.Status().PID
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() {
@@ -337,6 +346,7 @@ func settle(t *testing.T, token *hsm.Token) (intents int) {
 // TestStopDoesNotWaitForAHang holds that a stop ends a module that hangs, even
 // while it is being opened.
 func TestStopDoesNotWaitForAHang(t *testing.T) {
+	t.Parallel()
 	s := hsmtest.NewShim(t)
 	s.Rules("C_Initialize 0 hang")
 	token, stop := start(t, s.Config(&hsmtest.Ledger{}, nil))

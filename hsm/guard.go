@@ -48,10 +48,9 @@ func (t *Token) permit(l login, o *wire.Opened, salt []byte) error {
 		return &wire.Error{CKR: wire.CKRPINLocked, Name: "CKR_PIN_LOCKED", Text: "log in: not tried"}
 	}
 	if o.PINDigest == nil {
-		return nil // no PIN is asked for, or it is typed at the token
+		return nil // no PIN is asked for, or it is typed at the token, or it was accepted before by this token in this process
 	}
 	same := l.digest != nil && bytes.Equal(l.digest, o.PINDigest)
-	known := t.good != nil && bytes.Equal(t.good, o.PINDigest)
 	next := trying
 	switch {
 	case same && l.reason == trying:
@@ -60,10 +59,8 @@ func (t *Token) permit(l login, o *wire.Opened, salt []byte) error {
 		return &wire.Error{Name: wire.PINUnfinished, Text: "log in: not tried"}
 	case same:
 		return &wire.Error{CKR: pinRefusals[l.reason], Name: l.reason, Text: "log in: not tried again after it was refused"}
-	case o.Flags&wire.FlagPINFinalTry != 0 && !known:
+	case o.Flags&wire.FlagPINFinalTry != 0:
 		return &wire.Error{Name: wire.PINFinalTry, Text: "log in: not tried"}
-	case known:
-		return nil // accepted before by this token in this process
 	}
 	if err := t.cfg.Guard.SetRefused(salt, o.PINDigest, next); err != nil {
 		return t.fail("write PIN guard", "", err)
@@ -73,22 +70,25 @@ func (t *Token) permit(l login, o *wire.Opened, salt []byte) error {
 
 // learn writes down what the token thought of the PIN.
 func (t *Token) learn(o *wire.Opened, salt []byte, outcome error) error {
-	if o.PINDigest == nil {
+	if o.PINQuick == nil {
 		return outcome
 	}
 	var werr *wire.Error
 	switch {
 	case outcome == nil:
-		known := bytes.Equal(t.good, o.PINDigest)
-		t.good = o.PINDigest
-		if known {
+		t.good = o.PINQuick
+		if o.PINDigest == nil {
 			return nil
 		}
 	case !errors.As(outcome, &werr):
 		return outcome // the worker ended: what is written down stands
 	case pinRefusals[werr.Name] != 0:
 		t.good = nil
-		if err := t.cfg.Guard.SetRefused(salt, o.PINDigest, werr.Name); err != nil {
+		digest := o.PINDigest
+		if digest == nil {
+			digest = werr.PINDigest
+		}
+		if err := t.cfg.Guard.SetRefused(salt, digest, werr.Name); err != nil {
 			return errors.Join(outcome, t.fail("write PIN guard", "", err))
 		}
 		return outcome

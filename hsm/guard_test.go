@@ -5,6 +5,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/signet-agent/signet/hsm"
@@ -25,6 +26,7 @@ func closedBy(t *testing.T, token *hsm.Token) *hsm.Error {
 // TestWrongPINIsTriedOnce holds that a PIN that the token refused is not tried
 // again, by later processes either, until it is another or an operator says so.
 func TestWrongPINIsTriedOnce(t *testing.T) {
+	t.Parallel()
 	s := hsmtest.NewShim(t)
 	s.LockAfterThree()
 	s.WritePIN("9999")
@@ -84,9 +86,33 @@ func TestWrongPINIsTriedOnce(t *testing.T) {
 	}
 }
 
+// TestAcceptedPINIsRefusedLater holds that a PIN which the token accepted and then
+// no more is tried once after that, by later processes too.
+func TestAcceptedPINIsRefusedLater(t *testing.T) {
+	t.Parallel()
+	s := hsmtest.NewShim(t)
+	ledger, guard := &hsmtest.Ledger{}, &hsmtest.Guard{}
+	token, stop := open(t, s.Config(ledger, guard))
+	s.Rules("C_Login 0 0xa0")
+	if err := syscall.Kill(token.Status().PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	refused := func(s hsm.Status) bool { return !s.Open && errors.Is(s.Err, hsm.ErrPIN) }
+	tried := until(t, token, refused).Tried
+	until(t, token, func(s hsm.Status) bool { return refused(s) && s.Tried.After(tried) })
+	stop()
+	token, stop = start(t, s.Config(ledger, guard))
+	until(t, token, refused)
+	stop()
+	if got := s.Logins(); !slices.Equal(got, []string{"0x0", "0xa0"}) {
+		t.Errorf("logins %v, want the wrong one once", got)
+	}
+}
+
 // TestUnfinishedLogin holds that a PIN whose try was cut short is tried once
 // more, not for ever: nobody knows whether the token has counted it.
 func TestUnfinishedLogin(t *testing.T) {
+	t.Parallel()
 	s := hsmtest.NewShim(t)
 	s.Rules("C_Login 0 crash")
 	token, stop := start(t, s.Config(&hsmtest.Ledger{}, &hsmtest.Guard{}))
@@ -100,6 +126,7 @@ func TestUnfinishedLogin(t *testing.T) {
 // TestPINMessages holds that what can be wrong with a PIN is told apart, and that
 // the token is not asked where the answer is known.
 func TestPINMessages(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name   string
 		change func(*hsmtest.Shim, *hsm.Config)
@@ -139,6 +166,7 @@ func TestPINMessages(t *testing.T) {
 // TestPINSources holds that the PIN is read from a credential and from the
 // environment too.
 func TestPINSources(t *testing.T) {
+	t.Parallel()
 	s, _, _ := fresh(t)
 	for _, tt := range []struct {
 		name string

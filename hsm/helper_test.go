@@ -3,10 +3,6 @@ package hsm_test
 import (
 	"context"
 	"log/slog"
-	"os"
-	"path/filepath"
-	"strconv"
-	"strings"
 	"testing"
 	"time"
 
@@ -80,27 +76,6 @@ func newKey(t testing.TB, token *hsm.Token, name string, typ hsm.KeyType) *hsm.K
 		t.Fatal(err)
 	}
 	return key
-}
-
-// workerPID finds this process's worker.
-func workerPID(t testing.TB) int {
-	t.Helper()
-	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
-	for _, name := range stats {
-		b, err := os.ReadFile(name)
-		if err != nil {
-			continue
-		}
-		// pid (comm) state ppid ...
-		i := strings.LastIndexByte(string(b), ')')
-		f := strings.Fields(string(b)[i+1:])
-		if len(f) > 1 && f[1] == strconv.Itoa(os.Getpid()) && strings.Contains(string(b[:i]), "(signet-hsm") && f[0] != "Z" {
-			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(name)))
-			return pid
-		}
-	}
-	t.Fatal("there is no worker")
-	return 0
 }
 
 // fresh is a token with its ledger and guard.

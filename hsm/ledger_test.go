@@ -16,6 +16,7 @@ import (
 // TestUnknownObjectsAreLeftAlone holds that what the ledger does not know is
 // reported and survives everything that Signet does.
 func TestUnknownObjectsAreLeftAlone(t *testing.T) {
+	t.Parallel()
 	s, ledger, guard := fresh(t)
 	s.Tool("--keypairgen", "--key-type", "EC:prime256v1", "--id", "0a0b", "--label", "theirs")
 	token, stop := open(t, s.Config(ledger, guard))
@@ -32,6 +33,7 @@ func TestUnknownObjectsAreLeftAlone(t *testing.T) {
 // TestIntentBeforeGeneration holds that nothing is made on the token that is not
 // written down before, and that a reserved key that is no longer wanted can go.
 func TestIntentBeforeGeneration(t *testing.T) {
+	t.Parallel()
 	s, ledger, guard := fresh(t)
 	token, _ := open(t, s.Config(ledger, guard))
 	broken := errors.New("disk full")
@@ -66,6 +68,7 @@ func TestIntentBeforeGeneration(t *testing.T) {
 // TestDestroyOnlyRetired holds that only a key that the ledger calls retired can
 // be destroyed, and that states only move on.
 func TestDestroyOnlyRetired(t *testing.T) {
+	t.Parallel()
 	s, ledger, guard := fresh(t)
 	token, _ := open(t, s.Config(ledger, guard))
 	key := newKey(t, token, "host", hsm.ECDSAP256)
@@ -108,6 +111,7 @@ func TestDestroyOnlyRetired(t *testing.T) {
 // TestLostKeyIsNeverMadeAnew holds that a live key that is not on the token is an
 // error, not a reason to generate; other keys go on working.
 func TestLostKeyIsNeverMadeAnew(t *testing.T) {
+	t.Parallel()
 	s, ledger, guard := fresh(t)
 	token, stop := open(t, s.Config(ledger, guard))
 	lost, kept := newKey(t, token, "lost", hsm.ECDSAP256), newKey(t, token, "kept", hsm.ECDSAP256)
@@ -133,6 +137,7 @@ func TestLostKeyIsNeverMadeAnew(t *testing.T) {
 // even if the ledger calls it live; and that such an object under the ID of an
 // intent is replaced by a good key.
 func TestAuditRefusesWeakKeys(t *testing.T) {
+	t.Parallel()
 	s, ledger, guard := fresh(t)
 	token, _ := open(t, s.Config(ledger, guard))
 	weak, err := token.Reserve("weak", hsm.ECDSAP256)
@@ -222,6 +227,7 @@ func ledgerID(t *testing.T, token *hsm.Token) string {
 // TestReplacedKeyIsNotUsed holds that another key put under the ID of one in use
 // is noticed when the token is opened again.
 func TestReplacedKeyIsNotUsed(t *testing.T) {
+	t.Parallel()
 	s := hsmtest.NewShim(t)
 	token, _ := open(t, s.Config(&hsmtest.Ledger{}, nil))
 	key := newKey(t, token, "host", hsm.ECDSAP256)
@@ -238,6 +244,7 @@ func TestReplacedKeyIsNotUsed(t *testing.T) {
 // TestSealing holds that what is sealed opens on this token only, unchanged only,
 // and after the sealing key was replaced.
 func TestSealing(t *testing.T) {
+	t.Parallel()
 	s, ledger, guard := fresh(t)
 	token, _ := open(t, s.Config(ledger, guard))
 	secret := []byte("0123456789abcdef0123456789abcdef")
@@ -283,6 +290,7 @@ func TestSealing(t *testing.T) {
 // TestBadConfigurations holds that what cannot be opened says why, and by which
 // name.
 func TestBadConfigurations(t *testing.T) {
+	t.Parallel()
 	s, _, _ := fresh(t)
 	s.InitToken("twin")
 	s.InitToken("twin")
@@ -330,6 +338,7 @@ func TestBadConfigurations(t *testing.T) {
 // TestSealingWithoutAES holds that a token without AES seals by RSA-OAEP, with
 // the hash that it knows.
 func TestSealingWithoutAES(t *testing.T) {
+	t.Parallel()
 	s, ledger, guard := fresh(t)
 	token, _ := open(t, s.Config(ledger, guard))
 	intent := hsm.LedgerKey{ID: "00112233445566778899aabbccddeeff", Token: "default", Name: "kek", Generation: 1, Type: "rsa-2048-oaep", State: hsm.Intended}
@@ -355,6 +364,7 @@ func TestSealingWithoutAES(t *testing.T) {
 // TestCertificateBesideItsKey holds that a certificate can be kept on the token,
 // replaced, found with its key, and goes with it; and that it must be its key's.
 func TestCertificateBesideItsKey(t *testing.T) {
+	t.Parallel()
 	s, ledger, guard := fresh(t)
 	token, _ := open(t, s.Config(ledger, guard))
 	key, other := newKey(t, token, "host", hsm.ECDSAP256), newKey(t, token, "other", hsm.ECDSAP256)

@@ -14,6 +14,7 @@ import (
 // TestSandbox holds what a library can do in the worker, and that it can be let do
 // more; and that nobody can look into the worker.
 func TestSandbox(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name   string
 		change func(*hsm.Config)
@@ -31,16 +32,16 @@ func TestSandbox(t *testing.T) {
 			}
 			cfg := s.Config(&hsmtest.Ledger{}, nil)
 			tt.change(&cfg)
-			open(t, cfg)
+			token, _ := open(t, cfg)
 			b, err := os.ReadFile(escape)
 			if got := strings.Join(strings.Fields(string(b)), " "); err != nil || !strings.HasPrefix(got, tt.want) {
 				t.Errorf("%s, %v; want %s", got, err, tt.want)
 			}
-			status, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(workerPID(t)), "status"))
+			status, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(token.Status().PID), "status"))
 			if err != nil || !strings.Contains(string(status), "NoNewPrivs:\t1") {
 				t.Errorf("the worker may gain privileges; %v", err)
 			}
-			limits, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(workerPID(t)), "limits"))
+			limits, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(token.Status().PID), "limits"))
 			if err != nil || !strings.Contains(strings.Join(strings.Fields(string(limits)), " "), "Max core file size 0 0") {
 				t.Errorf("the worker may dump core; %v", err)
 			}

@@ -26,6 +26,7 @@ var allTypes = []hsm.KeyType{hsm.RSA2048, hsm.RSA3072, hsm.RSA4096, hsm.ECDSAP25
 // TestSignsWithEveryAlgorithm holds that each algorithm's signatures verify, with
 // each hash and padding, and that everything else is refused before the module.
 func TestSignsWithEveryAlgorithm(t *testing.T) {
+	t.Parallel()
 	s, ledger, guard := fresh(t)
 	token, _ := open(t, s.Config(ledger, guard))
 	for _, typ := range allTypes {
@@ -155,6 +156,7 @@ func requestsCertificate(t *testing.T, key *hsm.Key) {
 // TestKeysSurviveRestart holds that keys are found again, the same ones, and that
 // generations count on.
 func TestKeysSurviveRestart(t *testing.T) {
+	t.Parallel()
 	s, ledger, guard := fresh(t)
 	token, stop := open(t, s.Config(ledger, guard))
 	key := newKey(t, token, "host", hsm.ECDSAP256)
@@ -187,6 +189,7 @@ func TestKeysSurviveRestart(t *testing.T) {
 
 // TestConcurrentCallers holds that many callers are answered while keys are made.
 func TestConcurrentCallers(t *testing.T) {
+	t.Parallel()
 	s, ledger, guard := fresh(t)
 	cfg := s.Config(ledger, guard)
 	cfg.Sessions = 5

@@ -202,7 +202,7 @@ func (t *Token) openWith(ctx context.Context, p *process, l login, keys []Ledger
 		salt = l.salt
 	}
 	o := &wire.Opened{}
-	err := t.ask(ctx, p, wire.OpOpen, wire.Open{Module: t.cfg.Module, InitArgs: t.cfg.InitArgs, Token: t.selector, PIN: t.pin, Salt: salt,
+	err := t.ask(ctx, p, wire.OpOpen, wire.Open{Module: t.cfg.Module, InitArgs: t.cfg.InitArgs, Token: t.selector, PIN: t.pin, Salt: salt, QuickKey: t.quick, Accepted: t.good,
 		Sessions: t.cfg.Sessions, Sandbox: !t.cfg.NoSandbox, Network: t.cfg.Network}, o)
 	if err != nil {
 		return nil, nil, t.fail("open", "", err)
@@ -214,7 +214,7 @@ func (t *Token) openWith(ctx context.Context, p *process, l login, keys []Ledger
 		if err := t.permit(l, o, salt); err != nil {
 			return nil, nil, t.fail("open", "", err)
 		}
-		if err := t.learn(o, salt, t.ask(ctx, p, wire.OpLogin, nil, nil)); err != nil {
+		if err := t.learn(o, salt, t.ask(ctx, p, wire.OpLogin, wire.Login{Salt: salt}, nil)); err != nil {
 			return nil, nil, t.fail("log in", "", err)
 		}
 	}

@@ -78,6 +78,7 @@ type Token struct {
 	cfgErr   error // keeps the token closed for good
 	log      *slog.Logger
 	salt     []byte // of the PIN digests of this process
+	quick    []byte // the key of its quick PIN digests
 
 	ledger  sync.Mutex          // held while the ledger is read and then changed
 	making  *semaphore.Weighted // held by Ensure and Destroy: one at a time
@@ -93,7 +94,7 @@ type Token struct {
 	changed chan struct{}   // closed and made anew at each change
 	trusted map[string]*Key // checked in this process, by ID
 
-	good []byte // digest of the PIN that was last accepted; owned by Run
+	good []byte // quick digest of the PIN that was last accepted; owned by Run
 }
 
 // New makes a Token. It does nothing yet; what is wrong with the Config is told
@@ -115,12 +116,13 @@ func New(cfg Config) *Token {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	t := &Token{
-		cfg: cfg, log: cfg.Log.With("hsm", cfg.Name), salt: make([]byte, 16),
+		cfg: cfg, log: cfg.Log.With("hsm", cfg.Name), salt: make([]byte, 16), quick: make([]byte, 32),
 		making: semaphore.NewWeighted(1), sealing: semaphore.NewWeighted(1),
 		ready: make(chan struct{}), kick: make(chan struct{}, 1), changed: make(chan struct{}),
 		trusted: map[string]*Key{},
 	}
 	rand.Read(t.salt) // never fails
+	rand.Read(t.quick)
 	t.cfgErr = t.configure()
 	t.err = t.cfgErr
 	t.status = Status{Name: cfg.Name, Since: time.Now()}

@@ -9,6 +9,7 @@ import (
 
 // TestParseURI holds that a URI is understood as RFC 7512 has it, or refused.
 func TestParseURI(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		in   string
 		want hsm.URI

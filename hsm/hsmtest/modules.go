@@ -16,10 +16,9 @@ import (
 	"github.com/signet-agent/signet/hsm"
 )
 
-// need finds programs and libraries that a module besides SoftHSM takes. It
-// skips the test where one is missing, unless SIGNET_NEED_SERVERS is 1: then it
+// Need finds programs and libraries that not everyone has. It skips the test where one is missing, unless SIGNET_NEED_SERVERS is 1: then it
 // fails it.
-func need(t testing.TB, globs ...string) (found []string) {
+func Need(t testing.TB, globs ...string) (found []string) {
 	t.Helper()
 	for _, g := range globs {
 		path := ""
@@ -43,7 +42,7 @@ func need(t testing.TB, globs ...string) (found []string) {
 // told by its initialisation where its token is.
 func NSS(t testing.TB) hsm.Config {
 	t.Helper()
-	lib := need(t, "/usr/lib/*/libsoftokn3.so", "certutil")[0]
+	lib := Need(t, "/usr/lib/*/libsoftokn3.so", "certutil")[0]
 	dir := tempDir(t)
 	pin := pinFile(t, dir)
 	run(t, nil, "certutil", "-N", "-d", "sql:"+dir, "-f", pin)
@@ -57,7 +56,7 @@ func NSS(t testing.TB) hsm.Config {
 // manager on a bus of its own.
 func TPM(t testing.TB) hsm.Config {
 	t.Helper()
-	lib := need(t, "/usr/lib/*/libtpm2_pkcs11.so.1", "swtpm", "tpm2-abrmd", "tpm2_ptool", "dbus-daemon")[0]
+	lib := Need(t, "/usr/lib/*/libtpm2_pkcs11.so.1", "swtpm", "tpm2-abrmd", "tpm2_ptool", "dbus-daemon")[0]
 	dir := tempDir(t)
 	for _, d := range []string{"tpm", "store"} {
 		if err := os.Mkdir(filepath.Join(dir, d), 0o700); err != nil {

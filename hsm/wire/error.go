@@ -8,6 +8,8 @@ type Error struct {
 	Name  string // CKR_..., or one of the names below
 	Text  string // what could not be done, without secrets
 	Fatal bool   // the worker ends: only a new one can go on
+
+	PINDigest []byte `json:",omitempty"` // of a PIN that was refused now, where Opened had none
 }
 
 func (e *Error) Error() string {

@@ -6,7 +6,7 @@ type Op uint8
 // The operations. The first three open the token, in this order.
 const (
 	OpOpen        Op = iota + 1 // Open -> Opened
-	OpLogin                     // nothing -> nothing
+	OpLogin                     // Login -> nothing
 	OpList                      // List -> Listed
 	OpSign                      // Sign -> signature
 	OpFind                      // Find -> Found
@@ -28,6 +28,8 @@ type Open struct {
 	Token    Selector
 	PIN      PINSource
 	Salt     []byte // for Opened.PINDigest
+	QuickKey []byte // for Opened.PINQuick
+	Accepted []byte // PINQuick of the PIN that the token accepted before; may be nil
 	Sessions int    // how many the worker may hold open at once
 	Sandbox  bool   // give up what no module needs
 	Network  bool   // but not the network, which this one needs
@@ -56,8 +58,14 @@ type Opened struct {
 	Flags      uint   // CKF_... of CK_TOKEN_INFO
 	Sessions   int    // how many signatures can be under way at once
 	Mechanisms []Mechanism
-	PINDigest  []byte // of the PIN read, by the salt of the request; nil without PIN
+	PINQuick   []byte // of the PIN read, by a key that is never kept; nil without PIN
+	PINDigest  []byte // of the PIN read, by the salt of the request; nil without PIN, or if it is the one accepted before
 	Warnings   []string
+}
+
+// Login logs in with the PIN that was read.
+type Login struct {
+	Salt []byte // for Error.PINDigest
 }
 
 // A Mechanism is one that the token offers.

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"crypto/hmac"
 	"fmt"
 	"strings"
 	"sync"
@@ -26,6 +27,8 @@ type module struct {
 	slot uint
 	info pkcs11.TokenInfo
 	pin  []byte // read, not yet tried
+	// digested: the daemon was told the digest of the PIN
+	digested bool
 
 	// alone is held for writing by what must run alone in the module, for
 	// reading by everything else.
@@ -54,7 +57,7 @@ func open(req wire.Open) (*module, *wire.Opened, error) {
 	if err := m.choose(req.Token); err != nil {
 		return nil, nil, err
 	}
-	warnings, digest, err := m.readPIN(req)
+	warnings, err := m.readPIN(req)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -77,7 +80,15 @@ func open(req wire.Open) (*module, *wire.Opened, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	opened.PINDigest, opened.Warnings = digest, warnings
+	opened.Warnings = warnings
+	opened.PINQuick = quickDigest(m.pin, req.QuickKey)
+	if !hmac.Equal(opened.PINQuick, req.Accepted) {
+		// This takes its time; one that is accepted need not be told from others.
+		if opened.PINDigest, err = pinDigest(m.pin, req.Salt); err != nil {
+			return nil, nil, wireError("read PIN", err)
+		}
+		m.digested = true
+	}
 	return m, opened, nil
 }
 
@@ -175,23 +186,22 @@ func describe(sel wire.Selector) string {
 }
 
 // readPIN reads the PIN, unless the token asks for none.
-func (m *module) readPIN(req wire.Open) (warnings []string, digest []byte, err error) {
+func (m *module) readPIN(req wire.Open) (warnings []string, err error) {
 	if m.info.Flags&wire.FlagLoginRequired == 0 || m.info.Flags&wire.FlagProtectedPath != 0 {
-		return nil, nil, nil
+		return nil, nil
 	}
 	pin, warning, err := readPIN(req.PIN)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if pin == nil {
-		return nil, nil, &wire.Error{Name: wire.PINUnreadable, Text: "read PIN: the token asks for one, and no source of it is configured"}
+		return nil, &wire.Error{Name: wire.PINUnreadable, Text: "read PIN: the token asks for one, and no source of it is configured"}
 	}
 	if warning != "" {
 		warnings = []string{warning}
 	}
 	m.pin = pin
-	digest, err = pinDigest(pin, req.Salt)
-	return warnings, digest, err
+	return warnings, nil
 }
 
 // describe tells the daemon what was opened.
@@ -220,7 +230,7 @@ func (m *module) describe() (*wire.Opened, error) {
 
 // login logs in, with one call and no second try. The login holds for all
 // sessions of the process.
-func (m *module) login() error {
+func (m *module) login(req wire.Login) error {
 	if m.info.Flags&wire.FlagLoginRequired == 0 {
 		return nil
 	}
@@ -228,10 +238,20 @@ func (m *module) login() error {
 		clear(m.pin)
 		m.pin = nil
 	}()
-	if rv := m.c.login(m.admin, m.pin); rv != pkcs11.CKR_OK {
-		return ckr("log in", rv)
+	rv := m.c.login(m.admin, m.pin)
+	if rv == pkcs11.CKR_OK {
+		return nil
 	}
-	return nil
+	err := ckr("log in", rv)
+	if !m.digested {
+		// It was accepted before, and is no more: now it has to be remembered.
+		digest, digestErr := pinDigest(m.pin, req.Salt)
+		if digestErr != nil {
+			return wireError("log in", digestErr)
+		}
+		err.PINDigest = digest
+	}
+	return err
 }
 
 func (m *module) session() (pkcs11.SessionHandle, error) {

@@ -137,7 +137,7 @@ func (w *worker) handle(f wire.Frame) (any, error) {
 	}
 	switch f.Op {
 	case wire.OpLogin:
-		return nil, w.m.login()
+		return with(f, func(r wire.Login) (any, error) { return nil, w.m.login(r) })
 	case wire.OpList:
 		return with(f, w.m.list)
 	case wire.OpFind:
