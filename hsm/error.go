@@ -90,6 +90,8 @@ var hints = map[string]string{
 	"CKR_TOKEN_NOT_PRESENT":        "compare hsm.token with the labels that `pkcs11-tool --module ... -L` shows; can the user of signet read the token?",
 	"CKR_TOKEN_WRITE_PROTECTED":    "the token is read-only: existing keys work, new ones cannot be made",
 	"CKR_DEVICE_MEMORY":            "the token is full; `signet key list` shows what it holds, including keys that are not ours",
+	"CKR_FUNCTION_FAILED":          "the module does not say why; often the token is full: `signet key list` shows what it holds",
+	"CKR_GENERAL_ERROR":            "the module does not say why; can the user of signet write to the token, and is its device there?",
 	"CKR_MECHANISM_INVALID":        "the token does not offer this algorithm; `signet doctor` lists what it offers",
 	wire.NotAModule:                "hsm.module must be the path of the vendor's PKCS#11 library",
 	wire.TokenAmbiguous:            "choose by serial: hsm.uri \"pkcs11:token=...;serial=...\"",
