@@ -8,10 +8,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // An execHost is a directory with an agent's socket, and the program signet, in
@@ -235,4 +238,47 @@ func TestExecTakesItsProgramAlong(t *testing.T) {
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait() // killed
 	h.until("the end of the program", func() bool { return h.there("ended") })
+}
+
+// A key of the terminal reaches the program once: the terminal sends the signal
+// to signet as well, which must not pass it on then.
+func TestExecAtATerminal(t *testing.T) {
+	h := newExecHost(t)
+	terminal, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Skip(err)
+	}
+	defer terminal.Close()
+	number, err := unix.IoctlGetInt(int(terminal.Fd()), unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.IoctlSetPointerInt(int(terminal.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	tty, err := os.OpenFile("/dev/pts/"+strconv.Itoa(number), os.O_RDWR|syscall.O_NOCTTY, 0)
+	if err != nil {
+		t.Skip(err)
+	}
+	defer tty.Close()
+	cmd := h.command(`trap 'echo int >>signals' INT; trap 'echo usr1 >>signals; exit 3' USR1; touch ready; while :; do sleep 0.02; done`)
+	cmd.Stdin = tty
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	h.until("ready", func() bool { return h.there("ready") })
+	if _, err := terminal.Write([]byte{3}); err != nil { // Ctrl-C
+		t.Fatal(err)
+	}
+	h.until("the signal", func() bool { return h.there("signals") })
+	if err := cmd.Process.Signal(syscall.SIGUSR1); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err == nil || cmd.ProcessState.ExitCode() != 3 {
+		t.Errorf("ended with %v", err)
+	}
+	if got, _ := os.ReadFile(filepath.Join(h.dir, "signals")); string(got) != "int\nusr1\n" {
+		t.Errorf("the program got %q", got)
+	}
 }
