@@ -254,7 +254,6 @@ func TestCalls(t *testing.T) {
 			return c.CreateSecret(ctx, NewSecret{Name: "b", DataType: "blob", Value: hidden("\xff\xfe?")})
 		}, secretRecord, "POST", "/vault/secrets", `{"name":"b","dataType":"blob","material":"__4_"}`, nil},
 		{"secret", func(c *Client) (any, error) { return c.Secret(ctx, "mypass") }, secretRecord, "GET", "/vault/secrets/mypass?type=name", "", nil},
-		{"delete secret", func(c *Client) (any, error) { return nil, c.DeleteSecret(ctx, "mypass") }, "", "DELETE", "/vault/secrets/mypass?type=name", "", nil},
 		{"export", func(c *Client) (any, error) { return c.Fetch(ctx, "mypass") }, strings.TrimSuffix(secretRecord, "}") + `,"material":"123456"}`,
 			"POST", "/vault/secrets/mypass/export?type=name", "", func(v any) bool {
 				s := v.(upstream.Secret)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"iter"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -216,7 +217,28 @@ func (c *Client) RotateSecret(ctx context.Context, name string, value secret.Val
 	return one[Secret](ctx, c, byName(post("rotate secret", name, secretsPath+"/"+segment(name)+"/versions", body)), name)
 }
 
-// DeleteSecret deletes a secret with its value.
+// DeleteSecret deletes a secret with all of its versions, the oldest first: by
+// its name the server would delete the newest alone, and an old value would be
+// in use again.
 func (c *Client) DeleteSecret(ctx context.Context, name string) error {
-	return c.on(ctx, byName(remove("delete secret", name, secretsPath+"/"+segment(name))), nil, name)
+	var ids []string
+	for v, err := range c.Versions(ctx, name) {
+		if err != nil {
+			return err
+		}
+		ids = append(ids, v.ID)
+	}
+	newest, err := c.Secret(ctx, name)
+	if err != nil {
+		return err
+	}
+	ids = append(slices.DeleteFunc(ids, func(id string) bool { return id == newest.ID }), newest.ID)
+	for _, id := range ids {
+		k := remove("delete secret", name, secretsPath+"/"+segment(id))
+		k.query = url.Values{"type": {"id"}}
+		if err := c.on(ctx, k, nil, id); err != nil && !is(err, 404) {
+			return err
+		}
+	}
+	return nil
 }

@@ -1,0 +1,432 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/signet-agent/signet/client"
+	"github.com/signet-agent/signet/hsm/hsmtest"
+	"github.com/signet-agent/signet/upstream/ciphertrust/ciphertrusttest"
+)
+
+// A trustHost is a host with an agent that runs as a process, and an appliance.
+type trustHost struct {
+	*testing.T
+	dir, signet, config string
+	env                 []string
+	server              *ciphertrusttest.Server
+	agent               *exec.Cmd
+	log                 *os.File
+}
+
+const trustConfig = `state_dir: %[1]s/state
+runtime_dir: %[1]s
+hsm: {module: %[2]s, token: signet, worker: %[3]s, pin: {file: %[4]s}, sandbox: "off", audit: lenient}
+upstreams:
+  cm:
+    type: ciphertrust
+    url: %[5]s
+    ca_file: %[1]s/ca.pem
+    auth: {grant: password, username: admin, password: {file: %[1]s/password}, refresh_token_lifetime: 10d, refresh_token_idle: 30m}
+secrets:
+  apikey: {upstream: cm, secret: mypass, ttl: 1h}
+socket: {path: %[1]s/s}
+policy:
+  - callers: {users: ["%[6]d"]}
+    allow: {secrets: ["*"], certificates: ["*"], tokens: [cm], proxy: {cm: ["* /api/v1/**"]}, admin: true}
+%[7]s`
+
+// newTrustHost makes the host; more is added to its configuration.
+func newTrustHost(t *testing.T, more string) *trustHost {
+	t.Helper()
+	token := hsmtest.New(t)
+	server, url := ciphertrusttest.Start(t, ciphertrusttest.Config{AdminPassword: "Adm1n-passw0rd", Setup: ciphertrusttest.Setup{
+		Secrets: []ciphertrusttest.Secret{{Name: "mypass", DataType: "password", Material: "123456"}},
+	}})
+	h := &trustHost{T: t, dir: token.Dir, server: server, signet: filepath.Join(token.Dir, "signet"),
+		config: filepath.Join(token.Dir, "signet.yaml"),
+		env:    append(os.Environ(), append(token.Env, "SIGNET_SOCKET="+filepath.Join(token.Dir, "s"), "GORACE=atexit_sleep_ms=0")...)}
+	self, err := os.Executable()
+	if err == nil {
+		err = os.Symlink(self, h.signet) // by this name it is the program
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.write("ca.pem", string(server.CA.PEM()))
+	h.write("password", "Adm1n-passw0rd\n")
+	h.write("signet.yaml", fmt.Sprintf(trustConfig, h.dir, token.Module, token.Worker, token.PINFile, url, os.Getuid(), more))
+	if h.log, err = os.Create(filepath.Join(h.dir, "agent.log")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(h.stop)
+	h.start()
+	return h
+}
+
+func (h *trustHost) path(name string) string { return filepath.Join(h.dir, name) }
+
+func (h *trustHost) write(name, text string) string {
+	h.Helper()
+	if err := os.WriteFile(h.path(name), []byte(text), 0o600); err != nil {
+		h.Fatal(err)
+	}
+	return h.path(name)
+}
+
+// start starts the agent and waits until it is ready.
+func (h *trustHost) start() {
+	h.Helper()
+	h.agent = exec.Command(h.signet, "run", "--config", h.config)
+	h.agent.Env, h.agent.Stdout, h.agent.Stderr = h.env, h.log, h.log
+	if err := h.agent.Start(); err != nil {
+		h.Fatal(err)
+	}
+	c := &client.Client{Socket: h.path("s"), Patience: 20 * time.Second}
+	defer c.Close()
+	h.until("the agent is ready", func() bool { return c.Ready(h.Context()) == nil })
+}
+
+func (h *trustHost) stop() {
+	if h.agent == nil {
+		return
+	}
+	_ = h.agent.Process.Kill()
+	_ = h.agent.Wait()
+	h.agent = nil
+	if h.Failed() {
+		text, _ := os.ReadFile(h.path("agent.log"))
+		h.Logf("agent.log ends with\n%s", text[max(0, len(text)-3000):])
+	}
+}
+
+// until waits for a condition of the running agent.
+func (h *trustHost) until(what string, ok func() bool) {
+	h.Helper()
+	ctx, cancel := context.WithTimeout(h.Context(), 30*time.Second)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			h.Fatalf("not within 30 s: %s", what)
+		}
+	}
+}
+
+// try runs a command and returns its exit status and what it printed.
+func (h *trustHost) try(args ...string) (int, string, string) {
+	h.Helper()
+	cmd := exec.Command(h.signet, args...)
+	cmd.Env = h.env
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	_ = cmd.Run()
+	return cmd.ProcessState.ExitCode(), out.String(), errs.String()
+}
+
+// do runs a command that has to succeed.
+func (h *trustHost) do(args ...string) string {
+	h.Helper()
+	status, out, errs := h.try(args...)
+	if status != 0 {
+		h.Fatalf("signet %q: exit status %d: %s", args, status, errs)
+	}
+	return out
+}
+
+// ct runs `signet ciphertrust --json` and decodes the record that it prints.
+func (h *trustHost) ct(args ...string) (record struct{ ID, State, Cert, CSR string }) {
+	h.Helper()
+	if err := json.Unmarshal([]byte(h.do(append([]string{"ciphertrust", "--json", "--yes"}, args...)...)), &record); err != nil {
+		h.Fatal(err)
+	}
+	return record
+}
+
+// openssl runs openssl and reports whether it succeeded.
+func (h *trustHost) openssl(args ...string) (string, bool) {
+	out, err := exec.Command("openssl", args...).CombinedOutput()
+	return string(out), err == nil
+}
+
+// testCSR is a certificate request in PEM of a key made for it.
+func testCSR(t *testing.T, name string) string {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: name}, DNSNames: []string{name}}, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}))
+}
+
+// The whole story of a CA, by command line.
+func TestCipherTrustCAByCommandLine(t *testing.T) {
+	if _, err := exec.LookPath("openssl"); err != nil {
+		if os.Getenv("SIGNET_NEED_SERVERS") != "" {
+			t.Fatal(err)
+		}
+		t.Skip("openssl is not installed")
+	}
+	h := newTrustHost(t, "")
+
+	root := h.ct("ca", "create", "root.example", "--name", "root", "--organization", "Acme")
+	if root.State != "pending" || root.CSR == "" {
+		t.Fatalf("%+v", root)
+	}
+	if root = h.ct("ca", "self-sign", root.ID, "--days", "3650"); root.State != "active" {
+		t.Fatalf("%+v", root)
+	}
+	sub := h.ct("ca", "create", "sub.example", "--name", "sub")
+	signed := h.ct("certs", "--ca", root.ID, "issue", "--csr-file", h.write("sub.csr", sub.CSR), "--purpose", "ca", "--days", "365")
+	if sub = h.ct("ca", "install", sub.ID, "--cert-file", h.write("sub.pem", signed.Cert), "--parent", root.ID); sub.State != "active" {
+		t.Fatalf("%+v", sub)
+	}
+	leaf := h.ct("certs", "--ca", sub.ID, "issue", "--csr-file", h.write("web.csr", testCSR(t, "web.example")), "--purpose", "server", "--days", "30")
+
+	h.write("root.pem", h.do("ciphertrust", "ca", "get", root.ID, "--cert"))
+	h.write("web.pem", leaf.Cert)
+	verify := func(more ...string) (string, bool) {
+		crls := ""
+		for _, id := range []string{root.ID, sub.ID} {
+			crl, err := h.server.CRL(id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			crls += string(crl)
+		}
+		args := append([]string{"verify", "-CAfile", h.path("root.pem"), "-untrusted", h.path("sub.pem"), "-purpose", "sslserver",
+			"-CRLfile", h.write("crls.pem", crls), "-crl_check_all"}, more...)
+		return h.openssl(append(args, h.path("web.pem"))...)
+	}
+	good := func(want bool, when string) {
+		t.Helper()
+		if out, ok := verify(); ok != want {
+			t.Errorf("%s: openssl says %s", when, out)
+		}
+	}
+	good(true, "issued")
+	if got := h.ct("certs", "--ca", sub.ID, "revoke", leaf.ID, "--reason", "certificateHold"); got.State != "revoked" {
+		t.Errorf("%+v", got)
+	}
+	good(false, "on hold")
+	if got := h.ct("certs", "--ca", sub.ID, "resume", leaf.ID); got.State != "active" {
+		t.Errorf("%+v", got)
+	}
+	good(true, "resumed")
+	h.ct("certs", "--ca", sub.ID, "revoke", leaf.ID, "--reason", "keyCompromise")
+	good(false, "revoked")
+	if status, _, errs := h.try("ciphertrust", "certs", "--ca", sub.ID, "resume", leaf.ID); status != 1 || !strings.Contains(errs, "NCERR") {
+		t.Errorf("resumed after keyCompromise: exit status %d, %s", status, errs)
+	}
+
+	// What destroys something asks, and without a terminal says so.
+	if status, _, errs := h.try("ciphertrust", "ca", "delete", root.ID); status != exitUsage || !strings.Contains(errs, "--yes") {
+		t.Errorf("exit status %d, %s", status, errs)
+	}
+	for _, reason := range []string{"unspecified", "cACompromise", "affiliationChanged", "superseded", "cessationOfOperation", "privilegeWithdrawn", "aACompromise"} {
+		c := h.ct("certs", "--ca", sub.ID, "issue", "--csr-file", h.write("x.csr", testCSR(t, "x.example")), "--purpose", "client", "--days", "1")
+		h.ct("certs", "--ca", sub.ID, "revoke", c.ID, "--reason", reason)
+	}
+	if out := h.do("ciphertrust", "certs", "--ca", sub.ID, "list"); !strings.Contains(out, "keyCompromise") || !strings.Contains(out, "aACompromise") {
+		t.Error(out)
+	}
+	h.do("ciphertrust", "--yes", "external-ca", "upload", "--cert-file", h.path("root.pem"), "--name", "copy")
+	if out := h.do("ciphertrust", "external-ca", "list"); !strings.Contains(out, "copy") {
+		t.Error(out)
+	}
+	h.do("ciphertrust", "--yes", "external-ca", "delete", "copy")
+	h.do("ciphertrust", "ca", "update", "sub", "--clients=false")
+	if out := h.do("ciphertrust", "ca", "csr", "helper.example"); !strings.Contains(out, "PRIVATE KEY") {
+		t.Error(out)
+	}
+}
+
+// Users, groups, secrets, tokens and settings by command line.
+func TestCipherTrustAdministration(t *testing.T) {
+	h := newTrustHost(t, "")
+	ct := func(args ...string) string { return h.do(append([]string{"ciphertrust", "--yes"}, args...)...) }
+	h.until("the secret is read", func() bool { _, out, _ := h.try("get", "apikey", "--field", "value"); return out == "123456" })
+
+	var maya struct {
+		ID string `json:"user_id"`
+	}
+	made := h.do("ciphertrust", "--json", "users", "create", "maya", "--password-file", h.write("pw", "Maya-passw0rd1\n"), "--email", "m@example.com")
+	if err := json.Unmarshal([]byte(made), &maya); err != nil || maya.ID == "" {
+		t.Fatal(made, err)
+	}
+	ct("users", "update", maya.ID, "--name", "Maya", "--user-metadata", `{"team":"ops"}`, "--certificate-subject-dn", "CN=maya", "--auth-methods", "password,user_certificate")
+	ct("users", "unlock", maya.ID)
+	ct("users", "password", "maya", "--password-file", h.path("pw"), "--new-password-file", h.write("pw2", "Maya-passw0rd2\n"))
+	ct("groups", "create", "Ops", "--description", "operators")
+	ct("groups", "add", "Ops", maya.ID)
+	if out := ct("users", "list", "--groups", "Ops"); !strings.Contains(out, "maya") || strings.Contains(out, "admin") {
+		t.Error(out)
+	}
+	ct("groups", "update", "Ops", "--rename", "Operators")
+	ct("groups", "remove", "Operators", maya.ID)
+	if status, _, errs := h.try("ciphertrust", "--yes", "groups", "delete", "admin"); status == 0 {
+		t.Error("a system group was deleted", errs)
+	}
+	ct("groups", "delete", "Operators")
+	ct("users", "delete", maya.ID)
+	if status, _, _ := h.try("ciphertrust", "users", "get", maya.ID); status != exitNotFound {
+		t.Errorf("exit status %d for a user who is gone", status)
+	}
+
+	ct("secrets", "rotate", "mypass", "--value-file", h.write("v", "654321\n"))
+	if out := ct("secrets", "versions", "mypass"); strings.Count(out, "mypass") != 2 || strings.Contains(out, "654321") {
+		t.Error(out)
+	}
+	h.do("refused", "apikey", "--version", "0")
+	if out := h.do("get", "apikey", "--field", "value"); out != "654321" {
+		t.Errorf("value %q after the rotation", out)
+	}
+	ct("secrets", "create", "other", "--type", "blob", "--value-file", h.path("v"))
+	ct("secrets", "delete", "other")
+
+	if out := ct("tokens", "list"); strings.Count(out, "signet") != 1+strings.Count(out, "signet-") {
+		t.Error(out)
+	}
+	ct("properties", "set", "MAXIMUM_REFRESH_TOKEN_LIFETIME", "20d")
+	ct("properties", "reset", "MAXIMUM_REFRESH_TOKEN_LIFETIME")
+}
+
+// `signet login` as people use it, across restarts of the agent.
+func TestCipherTrustLogin(t *testing.T) {
+	h := newTrustHost(t, "")
+	h.write("pw", "Adm1n-passw0rd\n")
+	if out := h.do("login", "cm", "--user", "admin", "--days", "10", "--hours", "10", "--password-file", h.path("pw")); out != "this login will expire in 10 days, 10 hours\n" {
+		t.Error(out)
+	}
+	live := func() (n int) {
+		for _, k := range h.server.Tokens() {
+			if k.Live {
+				n++
+			}
+		}
+		return n
+	}
+	if live() != 1 {
+		t.Errorf("%d live tokens", live())
+	}
+	// Killed and started again without its password, it goes on.
+	if err := os.Remove(h.path("password")); err != nil {
+		t.Fatal(err)
+	}
+	h.stop()
+	h.start()
+	h.until("an API token is there", func() bool { status, _, _ := h.try("token", "cm"); return status == 0 })
+	if live() != 1 {
+		t.Errorf("%d live tokens after a restart", live())
+	}
+	if state, err := os.ReadFile(h.path("state/signet.db")); err != nil || bytes.Contains(state, []byte("refresh_token")) {
+		t.Error("the state is not sealed", err)
+	}
+	// ksctl and the agent share a login.
+	file := h.path("ksctl.yaml")
+	if out := h.do("login", "cm", "--user", "admin", "--password-file", h.path("pw"), "--ksctl-config", file); out != "this login will expire in 10 days\n" {
+		t.Error(out)
+	}
+	text, _ := os.ReadFile(file)
+	for _, want := range []string{"KSCTL_VERBOSITY: false\n", "KSCTL_RESP: json\n", "KSCTL_URL: https://", "KSCTL_USERNAME: admin\n", "KSCTL_REFRESHTOKEN: ", "KSCTL_CLIENTID: "} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("%s lacks %q", text, want)
+		}
+	}
+	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info.Mode(), err)
+	}
+	h.do("login", "cm", "--ksctl-config", file, "--password-file", h.path("pw")) // user and URL as in the file, its token revoked
+	if live() != 1 {
+		t.Errorf("%d live tokens", live())
+	}
+	h.do("login", "cm", "--ksctl-config", file, "--adopt")
+
+	if status, _, errs := h.try("login", "cm", "--user", "admin", "--password-file", h.write("bad", "no\n")); status != exitDenied {
+		t.Errorf("exit status %d for a wrong password: %s", status, errs)
+	}
+	if err := h.server.SetProperty("MAXIMUM_REFRESH_TOKEN_LIFETIME", "5d"); err != nil {
+		t.Fatal(err)
+	}
+	if status, _, errs := h.try("login", "cm", "--days", "6", "--password-file", h.path("pw")); status != exitUsage || !strings.Contains(errs, "ask for 5 days at most") {
+		t.Errorf("exit status %d: %s", status, errs)
+	}
+	if out := h.do("logout", "cm", "--ksctl-config", file); out != "login revoked\n" {
+		t.Error(out)
+	}
+	if live() != 0 {
+		t.Errorf("%d live tokens after the logout", live())
+	}
+	if status, _, errs := h.try("logout", "cm", "--ksctl-config", file); status != exitFailed ||
+		!strings.Contains(errs, "login token and client id must exist in ksctl configuration file") {
+		t.Errorf("exit status %d: %s", status, errs)
+	}
+	if status, _, errs := h.try("token", "cm"); status != exitUnavailable || !strings.Contains(errs, "signet login cm") {
+		t.Errorf("exit status %d: %s", status, errs)
+	}
+}
+
+// 10,000 users are listed in full, and without holding them all.
+func TestCipherTrustLongLists(t *testing.T) {
+	rows := 0
+	v := view[row]{header: []string{"N"}, row: func(r *row) []string { return []string{r.text} }, text: func(r *row) json.RawMessage { return json.RawMessage(r.text) }}
+	var before, most runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	records := func(yield func(*row, error) bool) {
+		for i := range 10_000 {
+			if i%2500 == 2499 {
+				runtime.GC()
+				runtime.ReadMemStats(&most)
+			}
+			if !yield(&row{fmt.Sprintf("\"%d%s\"", i, strings.Repeat("x", 1000))}, nil) {
+				return
+			}
+		}
+	}
+	for _, asJSON := range []bool{false, true} {
+		count := &counter{}
+		if err := showAll(&trust{program: &program{stdout: count}, asJSON: asJSON}, v, records); err != nil {
+			t.Fatal(err)
+		}
+		rows += count.lines
+		if grown := int64(most.HeapAlloc) - int64(before.HeapAlloc); grown > 4<<20 {
+			t.Errorf("%d bytes more in memory", grown)
+		}
+	}
+	if rows != 10_001+10_002 {
+		t.Errorf("%d lines", rows)
+	}
+}
+
+type row struct{ text string }
+
+// counter counts lines.
+type counter struct{ lines int }
+
+func (c *counter) Write(b []byte) (int, error) {
+	c.lines += bytes.Count(b, []byte("\n"))
+	return len(b), nil
+}
