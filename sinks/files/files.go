@@ -86,23 +86,26 @@ func ownersAbove(path string) map[uint32]bool {
 	return owners
 }
 
-// tidy cleans each directory once. One that cannot be opened is reported when a
-// file is to be written there.
+// tidy removes what a crashed run has left. A directory that cannot be opened is
+// reported when a file is to be written there.
 func (fs *Files) tidy() {
-	done := map[string]bool{}
-	for _, t := range fs.targets {
-		if done[t.dir] {
-			continue
+	dirs := map[string]*dir{}
+	for _, t := range fs.sorted() {
+		d := dirs[t.dir]
+		if d == nil {
+			var err error
+			if d, err = openDir(t.dir, fs.trusted); err != nil {
+				continue
+			}
+			defer d.close()
+			dirs[t.dir] = d
+			if err := d.tidy(); err != nil {
+				fs.cfg.Log.Warn("left-over temporary files not removed", "dir", t.dir, "err", err)
+			}
 		}
-		done[t.dir] = true
-		d, err := openDir(t.dir, fs.trusted)
-		if err != nil {
-			continue
+		if err := d.remove(nextPrefix + t.base); err != nil {
+			fs.cfg.Log.Warn("left-over temporary file not removed", "file", t.path, "err", err)
 		}
-		if err := d.tidy(); err != nil {
-			fs.cfg.Log.Warn("left-over temporary files not removed", "dir", t.dir, "err", err)
-		}
-		d.close()
 	}
 }
 
