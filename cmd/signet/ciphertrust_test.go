@@ -46,10 +46,10 @@ upstreams:
 secrets:
   apikey: {upstream: cm, secret: mypass, ttl: 1h}
 socket: {path: %[1]s/s}
-policy:
+%[7]spolicy:
   - callers: {users: ["%[6]d"]}
     allow: {secrets: ["*"], certificates: ["*"], tokens: [cm], proxy: {cm: ["* /api/v1/**"]}, admin: true}
-%[7]s`
+`
 
 // newTrustHost makes the host; more is added to its configuration.
 func newTrustHost(t *testing.T, more string) *trustHost {
@@ -70,7 +70,7 @@ func newTrustHost(t *testing.T, more string) *trustHost {
 	}
 	h.write("ca.pem", string(server.CA.PEM()))
 	h.write("password", "Adm1n-passw0rd\n")
-	h.write("signet.yaml", fmt.Sprintf(trustConfig, h.dir, token.Module, token.Worker, token.PINFile, url, os.Getuid(), more))
+	h.write("signet.yaml", fmt.Sprintf(trustConfig, h.dir, token.Module, token.Worker, token.PINFile, url, os.Getuid(), strings.ReplaceAll(more, "%[1]s", h.dir)))
 	if h.log, err = os.Create(filepath.Join(h.dir, "agent.log")); err != nil {
 		t.Fatal(err)
 	}
@@ -189,7 +189,11 @@ func TestCipherTrustCAByCommandLine(t *testing.T) {
 		}
 		t.Skip("openssl is not installed")
 	}
-	h := newTrustHost(t, "")
+	h := newTrustHost(t, `certificates:
+  nginx: {issuer: cm, ca: sub, purpose: server, duration: 20d, key: {type: ecdsa-p256, store: file}, dns_names: [nginx.example], subject: {common_name: nginx.example}}
+files:
+  - {dir: %[1]s/tls, entries: {cert.pem: {certificate: nginx, format: pem-chain}, key.pem: {certificate: nginx, format: pem-key}}}
+`)
 
 	root := h.ct("ca", "create", "root.example", "--name", "root", "--organization", "Acme")
 	if root.State != "pending" || root.CSR == "" {
@@ -241,6 +245,8 @@ func TestCipherTrustCAByCommandLine(t *testing.T) {
 		t.Errorf("resumed after keyCompromise: exit status %d, %s", status, errs)
 	}
 
+	h.delivered(sub.ID)
+
 	// What destroys something asks, and without a terminal says so.
 	if status, _, errs := h.try("ciphertrust", "ca", "delete", root.ID); status != exitUsage || !strings.Contains(errs, "--yes") {
 		t.Errorf("exit status %d, %s", status, errs)
@@ -260,6 +266,44 @@ func TestCipherTrustCAByCommandLine(t *testing.T) {
 	h.do("ciphertrust", "ca", "update", "sub", "--clients=false")
 	if out := h.do("ciphertrust", "ca", "csr", "helper.example"); !strings.Contains(out, "PRIVATE KEY") {
 		t.Error(out)
+	}
+}
+
+// delivered holds that the agent has got a certificate of the CA, delivered it
+// with its key, and revokes it when its key is compromised.
+func (h *trustHost) delivered(ca string) {
+	h.Helper()
+	dir := h.path("tls")
+	h.until("the certificate is delivered", func() bool { _, err := os.Stat(filepath.Join(dir, "cert.pem")); return err == nil })
+	if out, ok := h.openssl("verify", "-CAfile", h.path("root.pem"), "-untrusted", filepath.Join(dir, "cert.pem"), "-purpose", "sslserver",
+		"-verify_hostname", "nginx.example", filepath.Join(dir, "cert.pem")); !ok {
+		h.Error(out)
+	}
+	public := func(args ...string) string {
+		out, ok := h.openssl(append(args, "-pubout", "-outform", "PEM")...)
+		if !ok {
+			h.Error(out)
+		}
+		return out
+	}
+	cert, _ := h.openssl("x509", "-in", filepath.Join(dir, "cert.pem"), "-noout", "-pubkey")
+	if key := public("pkey", "-in", filepath.Join(dir, "key.pem")); key != cert {
+		h.Errorf("certificate and key are no pair:\n%s\n%s", cert, key)
+	}
+	h.do("rotate", "nginx", "--compromised")
+	var list []struct{ Subject, State, Reason string }
+	text := h.do("ciphertrust", "--json", "certs", "--ca", ca, "list")
+	if err := json.Unmarshal([]byte(strings.ReplaceAll(text, "revoked_reason", "reason")), &list); err != nil {
+		h.Fatal(err)
+	}
+	states := ""
+	for _, c := range list {
+		if strings.Contains(c.Subject, "nginx.example") {
+			states += c.State + c.Reason + " "
+		}
+	}
+	if states != "revokedkeyCompromise active " && states != "active revokedkeyCompromise " {
+		h.Errorf("certificates of nginx: %s", states)
 	}
 }
 
