@@ -92,18 +92,41 @@ func (s *Server) caRoutes() []route {
 
 func (s *Server) vaultRoutes() []route {
 	users := members("Key Users", "Key Admins")
-	const secrets = "/vault/secrets"
-	return []route{
+	const secrets, keys = "/vault/secrets", "/vault/keys2"
+	list := []route{
 		on("GET", secrets, 200, anyone, s.listSecrets),
 		on("POST", secrets, 201, users, s.createSecret),
-		on("GET", secrets+"/{secret}", 200, anyone, s.getSecret),
-		on("PATCH", secrets+"/{secret}", 200, anyone, s.patchSecret),
-		on("DELETE", secrets+"/{secret}", 204, anyone, s.deleteSecret),
-		on("POST", secrets+"/{secret}/export", 200, anyone, s.exportSecret),
-		on("POST", secrets+"/{secret}/destroy", 200, anyone, s.destroySecret),
-		on("POST", secrets+"/{secret}/versions", 201, anyone, s.addVersion),
-		on("GET", secrets+"/{secret}/versions", 200, anyone, s.listVersions),
+		on("POST", secrets+"/{object}/export", 200, anyone, s.exportSecret),
+		on("POST", secrets+"/{object}/versions", 201, anyone, s.addVersion),
+		on("GET", keys, 200, anyone, s.listKeys),
+		on("POST", keys, 201, users, s.createKey),
+		on("POST", keys+"/{object}/export", 200, anyone, s.exportKey),
+		on("POST", keys+"/{object}/versions", 201, anyone, s.rotateKey),
+		on("POST", keys+"/{object}/revoke", 200, anyone, s.revokeKey),
+		on("POST", keys+"/{object}/reactivate", 200, anyone, s.reactivateKey),
+		on("POST", keys+"/{object}/archive", 200, anyone, s.archiveKey),
+		on("POST", keys+"/{object}/recover", 200, anyone, s.recoverKey),
+		on("POST", keys+"/{object}/clone", 201, users, s.cloneKey),
+		on("POST", "/vault/csr", 200, users, s.vaultCSR),
+		on("GET", "/vault/random", 200, anyone, s.random),
 	}
+	for _, path := range []string{secrets, keys} {
+		list = append(list,
+			on("GET", path+"/{object}", 200, anyone, s.getObject),
+			on("PATCH", path+"/{object}", 200, anyone, s.patchObject),
+			on("DELETE", path+"/{object}", 204, anyone, s.deleteObject),
+			on("POST", path+"/{object}/destroy", 200, anyone, s.destroyObject),
+			on("GET", path+"/{object}/versions", 200, anyone, s.listVersions))
+	}
+	for _, r := range []route{
+		on("POST", "/crypto/encrypt", 200, anyone, s.encrypt),
+		on("POST", "/crypto/decrypt", 200, anyone, s.decrypt),
+		on("POST", "/crypto/sign", 200, anyone, s.signData),
+	} {
+		r.crypto = true
+		list = append(list, r)
+	}
+	return list
 }
 
 func (s *Server) clientRoutes() []route {

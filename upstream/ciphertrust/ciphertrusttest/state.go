@@ -34,7 +34,8 @@ type domain struct {
 	Groups      []*group
 	LocalCAs    []*localCA
 	ExternalCAs []*externalCA
-	Secrets     []*secret
+	Secrets     []*vaultObject
+	Keys        []*vaultObject
 	Clients     []*client
 	RegTokens   []*regToken
 	Profiles    []*profile
