@@ -9,7 +9,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 
 # Debian packages: what `make run` needs, and what the tests need besides.
 RUN_PACKAGES  := gcc libc6-dev make softhsm2 opensc curl
-TEST_PACKAGES := $(RUN_PACKAGES) systemd dbus polkitd iproute2 procps util-linux openssl postgresql mariadb-server \ acl
+TEST_PACKAGES := $(RUN_PACKAGES) systemd dbus polkitd iproute2 procps util-linux openssl postgresql acl mariadb-server \
 	nginx apache2 haproxy redis-server dovecot-imapd postfix
 
 .PHONY: build run test lint bench fuzz deps deps-run clean

@@ -37,8 +37,7 @@ type dir struct {
 // openDir opens a directory component by component. None of them may be a link,
 // or writable for everyone in a way that lets them exchange the next.
 func openDir(path string, trusted map[uint32]bool) (*dir, error) {
-	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS}
+	flags := unix.O_PATH | unix.O_DIRECTORY
 	d := &dir{foreign: map[uint32]string{}}
 	at, sofar := unix.AT_FDCWD, "/"
 	rest := strings.Split(strings.Trim(path, "/"), "/")
@@ -53,9 +52,9 @@ func openDir(path string, trusted map[uint32]bool) (*dir, error) {
 		}
 		last := i == len(rest)-1
 		if last {
-			how.Flags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC
+			flags = unix.O_RDONLY | unix.O_DIRECTORY
 		}
-		fd, err := unix.Openat2(at, name, &how)
+		fd, err := openStep(at, name, flags)
 		if at >= 0 {
 			unix.Close(at)
 		}
@@ -70,6 +69,22 @@ func openDir(path string, trusted map[uint32]bool) (*dir, error) {
 	}
 	d.f = os.NewFile(uintptr(at), path)
 	return d, nil
+}
+
+// openStep opens one component of a path, and nothing that a link leads to.
+func openStep(at int, name string, flags int) (int, error) {
+	fd, err := unix.Openat2(at, name, &unix.OpenHow{Flags: uint64(flags | unix.O_CLOEXEC), Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS})
+	if !errors.Is(err, unix.ENOSYS) {
+		return fd, err
+	}
+	// RestrictSUIDSGID= of systemd takes openat2 away, as seccomp cannot look
+	// into its arguments. For a single component O_NOFOLLOW is as good.
+	fd, err = unix.Openat(at, name, flags|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	var st unix.Stat_t
+	if errors.Is(err, unix.ENOTDIR) && unix.Fstatat(at, name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil && st.Mode&unix.S_IFMT == unix.S_IFLNK {
+		err = unix.ELOOP
+	}
+	return fd, err
 }
 
 // inspect notes whose a directory on the way is, and refuses one that everyone
@@ -119,23 +134,29 @@ func (d *dir) fd() int { return int(d.f.Fd()) }
 // sync brings what was renamed in the directory to the disk.
 func (d *dir) sync() error { return cause(d.f.Sync()) }
 
-// below opens a directory in this one, which has to be the agent's own.
-func (d *dir) below(name string) (*dir, error) {
-	fd, err := unix.Openat2(d.fd(), name, &unix.OpenHow{Flags: unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_BENEATH | unix.RESOLVE_NO_XDEV})
-	if err != nil {
-		return nil, err
+// below opens a directory in this one, which has to be the agent's own, and so
+// has each on the way there.
+func (d *dir) below(path string) (*dir, error) {
+	at := d.fd()
+	for name := range strings.SplitSeq(path, "/") {
+		fd, err := openStep(at, name, unix.O_RDONLY|unix.O_DIRECTORY)
+		if at != d.fd() {
+			unix.Close(at)
+		}
+		if err != nil {
+			return nil, err
+		}
+		var st unix.Stat_t
+		if err = unix.Fstat(fd, &st); err == nil && (int(st.Uid) != os.Geteuid() && st.Uid != 0 || st.Mode&0o022 != 0) {
+			err = fmt.Errorf("%s: was not made by the agent, or others can write to it; remove it", name)
+		}
+		if err != nil {
+			unix.Close(fd)
+			return nil, err
+		}
+		at = fd
 	}
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		unix.Close(fd)
-		return nil, err
-	}
-	if int(st.Uid) != os.Geteuid() && st.Uid != 0 || st.Mode&0o022 != 0 {
-		unix.Close(fd)
-		return nil, fmt.Errorf("%s: was not made by the agent, or others can write to it; remove it", name)
-	}
-	return &dir{f: os.NewFile(uintptr(fd), filepath.Join(d.f.Name(), name))}, nil
+	return &dir{f: os.NewFile(uintptr(at), filepath.Join(d.f.Name(), path))}, nil
 }
 
 // stat looks at a name without following a link.

@@ -94,8 +94,7 @@ func (t *target) writeInPlace(b *batch, j *job) (st unix.Stat_t, err error) {
 }
 
 func (t *target) overwrite(d *dir, content []byte, generation int64) (st unix.Stat_t, err error) {
-	fd, err := unix.Openat2(d.fd(), t.base, &unix.OpenHow{Flags: unix.O_WRONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS})
+	fd, err := openStep(d.fd(), t.base, unix.O_WRONLY|unix.O_NONBLOCK)
 	if err != nil {
 		return st, os.NewSyscallError("open in place", err)
 	}
