@@ -2,9 +2,11 @@ package systemd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/coreos/go-systemd/v22/dbus"
+	godbus "github.com/godbus/dbus/v5"
 )
 
 // A UnitError says that a unit was not reloaded.
@@ -31,9 +33,18 @@ func (e *UnitError) Hint() string {
 	case "invalid":
 		return "the unit does not run; start it"
 	case "":
+		if refused(e.Err) {
+			return fmt.Sprintf("add %q to the units in /etc/polkit-1/rules.d/50-signet.rules", e.Unit)
+		}
 		return "it must have ExecReload=, and the agent be allowed to reload it: see 50-signet.rules for polkit"
 	}
 	return ""
+}
+
+// refused reports whether the service manager says that there is no right.
+func refused(err error) bool {
+	e, ok := errors.AsType[godbus.Error](err)
+	return ok && (e.Name == "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired" || e.Name == "org.freedesktop.DBus.Error.AccessDenied")
 }
 
 // ReloadUnit has the service manager reload a unit and waits until it has. That

@@ -92,10 +92,14 @@ func TestReloadUnit(t *testing.T) {
 	unit("none.service", "")
 	unit("down.service", "ExecReload=/bin/true\n")
 	b.run("systemctl", "daemon-reload")
-	b.run("systemctl", "start", "good.service", "other.service", "bad.service", "none.service", "polkit.service")
-	reload := func(user, unit string) string {
-		return b.try("setpriv", "--reuid="+user, "--regid="+user, "--clear-groups", "/usr/bin/reloader", "reload", unit)
+	b.write("/etc/systemd/system/crashed.service", "[Service]\nExecStart=/bin/sh -c 'kill -9 $$$$'\n", 0o644)
+	b.write("/etc/systemd/system/slow.service", "[Service]\nType=notify\nNotifyAccess=all\nExecStart=/bin/sh -c 'sleep 1; systemd-notify --ready; sleep infinity'\nExecReload=/bin/true\n", 0o644)
+	b.run("systemctl", "daemon-reload")
+	b.run("systemctl", "start", "good.service", "other.service", "bad.service", "none.service", "polkit.service", "crashed.service")
+	act := func(user, word, unit string) string {
+		return b.try("setpriv", "--reuid="+user, "--regid="+user, "--clear-groups", "/usr/bin/reloader", word, unit)
 	}
+	reload := func(user, unit string) string { return act(user, "reload", unit) }
 	for _, tt := range []struct{ user, unit, want string }{
 		{"root", "good.service", ""},
 		{"root", "bad.service", "the job is failed"},
@@ -109,6 +113,28 @@ func TestReloadUnit(t *testing.T) {
 		}
 	}
 
+	b.run("systemctl", "start", "--no-block", "slow.service")
+	for _, tt := range []struct{ word, user, unit, want string }{
+		// As a consumer, a stopped unit is told from one that has crashed, and one
+		// that is starting is waited for.
+		{"consumer", "root", "slow.service", ""},
+		{"consumer", "root", "good.service", ""},
+		{"consumer", "root", "bad.service", "the job is failed"},
+		{"consumer", "root", "down.service", "it does not run"},
+		{"consumer", "root", "crashed.service", "has failed and does not run"},
+		{"consumer", "root", "absent.service", "the unit is not-found"},
+		// Whether the right is there is found out without using it.
+		{"may", "root", "good.service", ""},
+		{"may", "root", "down.service", ""},
+		{"may", "root", "absent.service", "not-found"},
+		{"may", "signet", "good.service", "authentication required"},
+		{"may", "signet", "good.service", `add "good.service" to the units in /etc/polkit-1/rules.d/50-signet.rules`},
+		{"may", "signet", "down.service", "authentication required"},
+	} {
+		if got := act(tt.user, tt.word, tt.unit); !strings.Contains(got, tt.want) || (got == "") != (tt.want == "") {
+			t.Errorf("%s: %s %s: %q, want %q", tt.user, tt.word, tt.unit, got, tt.want)
+		}
+	}
 	rules, err := os.ReadFile("../packaging/polkit/50-signet.rules")
 	if err != nil {
 		t.Fatal(err)
@@ -118,6 +144,16 @@ func TestReloadUnit(t *testing.T) {
 	b.run("systemctl", "restart", "polkit.service")
 	if got := reload("signet", "good.service"); got != "" {
 		t.Errorf("with the rule: %q", got)
+	}
+	reloads := func() string {
+		return b.run("systemctl", "show", "--value", "-p", "ReloadResult,ExecReload", "good.service")
+	}
+	before := reloads()
+	if got := act("signet", "may", "good.service"); got != "" || reloads() != before {
+		t.Errorf("with the rule, may: %q; the unit was reloaded: %v", got, reloads() != before)
+	}
+	if got := act("signet", "may", "other.service"); !strings.Contains(got, "authentication required") {
+		t.Errorf("may, of a unit that the rule does not list: %q", got)
 	}
 	if got := reload("signet", "other.service"); !strings.Contains(got, "authentication required") {
 		t.Errorf("a unit that the rule does not list: %q", got)

@@ -148,7 +148,15 @@ func (w lockedWriter) Write(p []byte) (int, error) {
 // start runs a queue on a store, until the test ends or halt is called.
 func start(t *testing.T, store *memStore, files *memFiles, consumers ...Consumer) *rig {
 	t.Helper()
-	r := &rig{store: store, files: files}
+	r := startOn(t, store, files, consumers...)
+	r.files, files.queue = files, r.Consumers
+	return r
+}
+
+// startOn is start on files of any kind.
+func startOn(t *testing.T, store *memStore, files Files, consumers ...Consumer) *rig {
+	t.Helper()
+	r := &rig{store: store}
 	cs, err := New(Config{Consumers: consumers, Store: store, Files: files,
 		Observe: func(_, outcome string) { r.mu.Lock(); r.outcomes = append(r.outcomes, outcome); r.mu.Unlock() },
 		Failed:  func(f Failure) { r.mu.Lock(); r.failures = append(r.failures, f); r.mu.Unlock() },
@@ -156,7 +164,7 @@ func start(t *testing.T, store *memStore, files *memFiles, consumers ...Consumer
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.Consumers, files.queue = cs, cs
+	r.Consumers = cs
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- cs.Run(ctx) }()

@@ -1,11 +1,13 @@
 // Command service is the least that signet.service can start: it does with the
 // service manager what the agent does, and nothing else. Each connection is
 // answered with the name of the socket that it came in by. SIGUSR1 makes it
-// look hung. With a unit as its argument it reloads that and ends.
+// look hung. With a word and a unit as its arguments it does with that what the
+// word says, and ends.
 package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -13,21 +15,40 @@ import (
 	"os/signal"
 	"sync/atomic"
 	"syscall"
+	"time"
 
+	"github.com/signet-agent/signet/sinks/consumers"
 	"github.com/signet-agent/signet/systemd"
 )
 
 func main() {
 	var err error
-	if len(os.Args) == 3 && os.Args[1] == "reload" {
-		err = systemd.ReloadUnit(context.Background(), os.Args[2])
+	if len(os.Args) == 3 {
+		err = act(os.Args[1], os.Args[2])
 	} else {
 		err = run()
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
+		if e, ok := errors.AsType[*systemd.UnitError](err); ok {
+			fmt.Fprintln(os.Stderr, e.Hint())
+		}
 		os.Exit(1)
 	}
+}
+
+func act(word, unit string) error {
+	ctx, done := context.WithTimeout(context.Background(), 10*time.Second)
+	defer done()
+	switch word {
+	case "reload":
+		return systemd.ReloadUnit(ctx, unit)
+	case "may":
+		return systemd.MayReload(ctx, unit)
+	case "consumer":
+		return consumers.Unit{Name: unit}.Reload(ctx)
+	}
+	return fmt.Errorf("%s: no such word", word)
 }
 
 func run() error {
