@@ -147,9 +147,9 @@ func (a *Agent) issuedBy(upstream string) *identity {
 }
 
 func (a *Agent) makeSecrets() error {
-	slots := map[string]chan struct{}{}
+	lanes := map[string]*lane{}
 	for name := range a.services {
-		slots[name] = make(chan struct{}, maxFetches)
+		lanes[name] = &lane{}
 	}
 	a.refresher = &refresher{
 		host: a.host, items: map[string]*secretItem{}, save: a.store.SaveSecret, log: a.log, emit: a.emit,
@@ -158,7 +158,7 @@ func (a *Agent) makeSecrets() error {
 	}
 	for name, c := range a.cfg.Secrets {
 		a.refresher.items[name] = &secretItem{
-			name: name, share: share(a.host, name), index: -1, slots: slots[c.Upstream],
+			name: name, share: share(a.host, name), index: -1, lane: lanes[c.Upstream],
 			spec:  secretSpec{Upstream: c.Upstream, TTL: c.TTL.Or(0), MaxStale: c.MaxStale.Or(config.DefaultMaxStale)},
 			fetch: a.services[c.Upstream].fetcher(c), after: a.services[c.Upstream].enrolled(),
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -39,7 +40,7 @@ type secretItem struct {
 	spec  secretSpec
 	share float64
 	fetch func(context.Context) (upstream.Secret, error)
-	slots chan struct{} // bounds the fetches under way per upstream
+	lane  *lane // bounds the fetches under way per upstream
 	// after is closed when there is any use in fetching, such as when the
 	// identity for it is enrolled; nil is at once.
 	after <-chan struct{}
@@ -47,8 +48,8 @@ type secretItem struct {
 	// guarded by refresher.mu
 	held   *held
 	due    time.Time
-	index  int     // in the queue; -1 while a fetch is under way
-	flight *flight // the fetch under way, if any
+	index  int     // in the queue; -1 while a fetch is under way or waits for its turn
+	flight *flight // the fetch under way or waiting, if any
 	refuse bucket  // for reports that a value did not work
 }
 
@@ -60,6 +61,22 @@ type flight struct {
 
 // maxFetches is how many fetches from one upstream are under way at once.
 const maxFetches = 8
+
+// A lane is the fetches from one upstream. It is guarded by refresher.mu.
+type lane struct {
+	busy    int
+	waiting []*secretItem // for their turn, with a flight that has not begun
+}
+
+// next is the item whose turn it is when a fetch has ended.
+func (l *lane) next() (it *secretItem, ok bool) {
+	if len(l.waiting) == 0 {
+		l.busy--
+		return nil, false
+	}
+	it, l.waiting = l.waiting[0], l.waiting[1:]
+	return it, true
+}
 
 // load takes up what is known of the secrets from before and publishes what is
 // still good. blobs are the sealed entries of the store.
@@ -184,26 +201,34 @@ func (r *refresher) start(ctx context.Context, it *secretItem) *flight {
 	if it.index >= 0 {
 		heap.Remove(&r.queue, it.index)
 	}
-	f := &flight{done: make(chan struct{})}
-	it.flight = f
-	go r.fly(ctx, it, f)
-	return f
+	it.flight = &flight{done: make(chan struct{})}
+	if it.lane.busy < maxFetches {
+		it.lane.busy++
+		go r.fly(ctx, it, it.flight)
+	} else {
+		it.lane.waiting = append(it.lane.waiting, it)
+	}
+	return it.flight
+}
+
+// urge has a reader's item fetched before those that nobody waits for. The
+// caller holds mu.
+func (r *refresher) urge(it *secretItem) {
+	if i := slices.Index(it.lane.waiting, it); i > 0 {
+		it.lane.waiting = slices.Insert(slices.Delete(it.lane.waiting, i, i+1), 0, it)
+	}
 }
 
 // fly makes one fetch and takes up its answer.
 func (r *refresher) fly(ctx context.Context, it *secretItem, f *flight) {
 	defer close(f.done)
-	var answer upstream.Secret
-	var err error
-	asked := wallNow()
-	select {
-	case it.slots <- struct{}{}:
-		asked = wallNow() // a value is true from when it was asked for, not from when it arrived
-		answer, err = it.fetch(ctx)
-		<-it.slots
-	case <-ctx.Done():
-		err = ctx.Err()
+	asked := wallNow() // a value is true from when it was asked for, not from when it arrived
+	answer, err := it.fetch(ctx)
+	r.mu.Lock()
+	if next, ok := it.lane.next(); ok {
+		go r.fly(ctx, next, next.flight)
 	}
+	r.mu.Unlock()
 	if err != nil && ctx.Err() != nil {
 		f.err = fmt.Errorf("secret %q: the agent is stopping", it.name)
 		r.mu.Lock()
@@ -345,6 +370,7 @@ func (r *refresher) join(ctx context.Context, fly context.Context, name string) 
 			return h.Error
 		}
 		f := r.start(fly, it)
+		r.urge(it)
 		r.mu.Unlock()
 		if err := f.wait(ctx); err != nil {
 			return err
@@ -365,6 +391,7 @@ func (r *refresher) refused(ctx context.Context, fly context.Context, name, vers
 		return nil
 	}
 	f := r.start(fly, it)
+	r.urge(it)
 	r.mu.Unlock()
 	return f.wait(ctx)
 }

@@ -65,7 +65,7 @@ func newCacheBench(t *testing.T, spec secretSpec, disk map[string][]byte, answer
 		},
 		items: map[string]*secretItem{},
 	}
-	b.items["db"] = &secretItem{name: "db", spec: spec, share: 0.5, index: -1, slots: make(chan struct{}, maxFetches),
+	b.items["db"] = &secretItem{name: "db", spec: spec, share: 0.5, index: -1, lane: &lane{},
 		fetch: func(ctx context.Context) (upstream.Secret, error) {
 			b.mu.Lock()
 			b.calls++
@@ -349,7 +349,7 @@ func TestOneSlowItemDelaysNoOther(t *testing.T) {
 			time.Sleep(10 * time.Hour)
 			return upstream.Secret{}, errors.New("timed out")
 		})
-		quick := &secretItem{name: "quick", spec: secretSpec{TTL: time.Minute}, index: -1, slots: make(chan struct{}, 1),
+		quick := &secretItem{name: "quick", spec: secretSpec{TTL: time.Minute}, index: -1, lane: &lane{},
 			fetch: func(context.Context) (upstream.Secret, error) { return upstream.Secret{Fields: value("q")}, nil }}
 		b.items["quick"] = quick
 		b.queue = nil

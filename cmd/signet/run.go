@@ -28,6 +28,7 @@ starts. SIGHUP reads it again: one that is in order replaces the running one,
 one that is not changes nothing and is told in the log.`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			saveMemory := hurry()
 			cfg, err := loadConfig(file)
 			if err != nil {
 				return err
@@ -43,12 +44,20 @@ one that is not changes nothing and is told in the log.`,
 	return cmd
 }
 
-// saveMemory has garbage collected sooner than Go does by default, unless the
-// environment says otherwise. Little is made per request, and most of what is
-// kept are sealed values, which cost the collector nothing.
-func saveMemory() {
-	if os.Getenv("GOGC") == "" {
+// hurry has no garbage collected until the function that it returns is called,
+// within reason: reading a large configuration makes much of it, and collecting
+// that takes longer than the reading. From then on it is collected sooner than Go
+// does by default: little is made per request, and most of what is kept are
+// sealed values, which cost the collector nothing. GOGC overrides both.
+func hurry() (saveMemory func()) {
+	if os.Getenv("GOGC") != "" {
+		return func() {}
+	}
+	debug.SetGCPercent(-1)
+	limit := debug.SetMemoryLimit(256 << 20)
+	return func() {
 		debug.SetGCPercent(25)
+		debug.SetMemoryLimit(limit)
 	}
 }
 
