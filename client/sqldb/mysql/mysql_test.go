@@ -35,11 +35,11 @@ func TestNoQueryFailsWhenThePasswordChanges(t *testing.T) {
 			db := sql.OpenDB(c)
 			defer db.Close()
 			before := agent.Reports()
-			sqldbtest.Load(t, db, 4, func(i int) {
+			sqldbtest.Load(t, db, 3, func(i int) {
 				n++
 				password := fmt.Sprintf("p@ss/(%d", n)
 				server.Exec("ALTER USER app IDENTIFIED BY '" + password + "'")
-				if i == 3 { // the vault is told late
+				if i == 2 { // the vault is told late
 					<-time.After(300 * time.Millisecond)
 				}
 				agent.Rotate(password)

@@ -25,18 +25,17 @@ func TestNoQueryFailsWhenThePasswordChanges(t *testing.T) {
 	agent := sqldbtest.NewAgent(t, map[string]string{"username": "app", "password": "it's p0", "ip": "127.0.0.1", "port": fmt.Sprint(server.Port)})
 	n := 0
 	for name, dsn := range map[string]string{
-		"tcp, address from the secret": "dbname=shop sslmode=disable",
-		"url, address from the secret": "postgres:///shop",
+		"tcp, address from the secret": "postgres:///shop?sslmode=disable",
 		"unix socket":                  fmt.Sprintf("host=%s port=%d dbname=shop", server.Socket, server.Port),
 	} {
 		t.Run(name, func(t *testing.T) {
 			db := open(t, agent, dsn)
 			before := agent.Reports()
-			sqldbtest.Load(t, db, 4, func(i int) {
+			sqldbtest.Load(t, db, 3, func(i int) {
 				n++
 				password := fmt.Sprintf("it's p%d", n)
 				server.Exec("ALTER ROLE app PASSWORD '" + strings.ReplaceAll(password, "'", "''") + "'")
-				if i == 3 { // the vault is told late
+				if i == 2 { // the vault is told late
 					<-time.After(300 * time.Millisecond)
 				}
 				agent.Rotate(password)
@@ -81,6 +80,42 @@ func TestAWrongPasswordIsAnError(t *testing.T) {
 	defer away.Close()
 	if err := away.PingContext(t.Context()); err == nil || agent.Reports() != reports {
 		t.Errorf("error %v, %d reports", err, agent.Reports()-reports)
+	}
+}
+
+// A rotation may change the user as well, and disable the one of before.
+func TestRotationBetweenTwoUsers(t *testing.T) {
+	server := sqldbtest.Postgres(t)
+	server.Exec("CREATE ROLE blue LOGIN PASSWORD 'b'")
+	server.Exec("CREATE ROLE green LOGIN PASSWORD 'g'")
+	agent := sqldbtest.NewAgent(t, map[string]string{"username": "blue", "password": "b"})
+	db := open(t, agent, fmt.Sprintf("host=127.0.0.1 port=%d dbname=postgres", server.Port))
+	db.SetMaxIdleConns(0) // each query is a login
+	who := func() (user string, err error) {
+		err = db.QueryRowContext(t.Context(), "SELECT current_user").Scan(&user)
+		return user, err
+	}
+	if user, err := who(); user != "blue" {
+		t.Fatal(user, err)
+	}
+	agent.RotateUser("green", "g")
+	server.Exec("ALTER ROLE blue NOLOGIN")
+	if user, err := who(); user != "green" || agent.Reports() != 1 {
+		t.Errorf("%q, %v, %d reports", user, err, agent.Reports())
+	}
+	server.Exec("ALTER ROLE blue LOGIN PASSWORD 'b2'")
+	agent.RotateUser("blue", "b2")
+	server.Exec("DROP ROLE green")
+	if user, err := who(); user != "blue" || agent.Reports() != 2 {
+		t.Errorf("%q, %v, %d reports", user, err, agent.Reports())
+	}
+	// What pg_hba.conf keeps out, no other credential gets in.
+	server.Exec("CREATE ROLE outsider LOGIN PASSWORD 'o'")
+	agent = sqldbtest.NewAgent(t, map[string]string{"username": "outsider", "password": "o"})
+	db = open(t, agent, fmt.Sprintf("host=127.0.0.1 port=%d dbname=postgres", server.Port))
+	_, err := who()
+	if pg, ok := errors.AsType[*pgconn.PgError](err); !ok || pg.Code != "28000" || agent.Reports() != 0 {
+		t.Errorf("%v, %d reports", err, agent.Reports())
 	}
 }
 

@@ -51,12 +51,20 @@ func NewAgent(t testing.TB, fields map[string]string) *Agent {
 	return a
 }
 
-// Rotate changes what the upstream has. The agent does not know yet.
-func (a *Agent) Rotate(password string) {
+// Rotate changes the password that the upstream has. The agent does not know
+// yet.
+func (a *Agent) Rotate(password string) { a.change(map[string]string{"password": password}) }
+
+// RotateUser changes the user name as well.
+func (a *Agent) RotateUser(username, password string) {
+	a.change(map[string]string{"username": username, "password": password})
+}
+
+func (a *Agent) change(fields map[string]string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.vault = maps.Clone(a.vault)
-	a.vault["password"] = password
+	maps.Copy(a.vault, fields)
 }
 
 // Learn is the agent fetching from the upstream of itself.

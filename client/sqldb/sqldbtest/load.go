@@ -20,7 +20,7 @@ func Load(t *testing.T, db *sql.DB, rotations int, rotate func(i int)) {
 	}
 	defer old.Close()
 	db.SetMaxOpenConns(workers + 1)
-	db.SetConnMaxLifetime(20 * time.Millisecond)
+	db.SetConnMaxLifetime(50 * time.Millisecond)
 	var done, failed atomic.Int64
 	stop := make(chan struct{})
 	var all sync.WaitGroup
@@ -41,8 +41,8 @@ func Load(t *testing.T, db *sql.DB, rotations int, rotate func(i int)) {
 			}
 		})
 	}
-	some := func() { // time for many logins
-		for n, closed := done.Load(), db.Stats().MaxLifetimeClosed; done.Load() < n+100 || db.Stats().MaxLifetimeClosed < closed+20; {
+	some := func() { // time for all workers to log in
+		for n, closed := done.Load(), db.Stats().MaxLifetimeClosed; done.Load() < n+50 || db.Stats().MaxLifetimeClosed < closed+workers; {
 			<-time.After(time.Millisecond)
 		}
 	}

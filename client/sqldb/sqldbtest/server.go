@@ -36,7 +36,8 @@ func (s *Server) Exec(statement string) {
 	}
 }
 
-// Postgres starts a PostgreSQL in which logins by password are SCRAM.
+// Postgres starts a PostgreSQL in which logins by password are SCRAM, and whose
+// pg_hba.conf does not let the user outsider in.
 func Postgres(t testing.TB) *Server {
 	t.Helper()
 	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
@@ -47,7 +48,7 @@ func Postgres(t testing.TB) *Server {
 	dir, as := directory(t, "postgres")
 	data := filepath.Join(dir, "data")
 	run(t, as, filepath.Join(bin, "initdb"), "--pgdata", data, "--username", "admin", "--auth", "trust", "--no-sync", "--no-locale", "--encoding", "UTF8")
-	hba := "local all admin trust\nlocal all all scram-sha-256\nhost all all 127.0.0.1/32 scram-sha-256\n"
+	hba := "local all admin trust\nlocal all all scram-sha-256\nhost all outsider 127.0.0.1/32 reject\nhost all all 127.0.0.1/32 scram-sha-256\n"
 	if err := os.WriteFile(filepath.Join(data, "pg_hba.conf"), []byte(hba), 0o600); err != nil {
 		t.Fatal(err)
 	}
