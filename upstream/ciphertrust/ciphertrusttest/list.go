@@ -79,6 +79,9 @@ func (c *call) flag(name string) bool { return c.query.Get(name) == "true" }
 // wildcard reports whether text is as the pattern says, where * stands for any
 // run of characters and ? for any one.
 func wildcard(pattern, text string) bool {
+	if !strings.ContainsAny(pattern, "*?") {
+		return pattern == text
+	}
 	p, t := []rune(pattern), []rune(text)
 	star, mark := -1, 0 // the last *, and where it was tried up to
 	i, j := 0, 0
