@@ -16,9 +16,16 @@ const (
 	stateRolledBack = "rolled back"
 )
 
+// kindFiles is what the memory of the files is kept under.
+const kindFiles = "files"
+
 // makeFiles makes the file sinks.
 func (a *Agent) makeFiles() (err error) {
 	c := files.Config{Log: a.log, Drifted: a.onDrift, Writing: a.onWriting, Written: a.onWritten, Trusted: a.cfg.StatePath()}
+	if c.Remembered, err = a.store.Record(kindFiles, "memory"); err != nil {
+		return err
+	}
+	c.Remember = func(blob []byte) error { return a.store.SaveRecord(kindFiles, "memory", blob) }
 	for _, f := range a.cfg.Files {
 		if f.Dir == "" {
 			c.Files = append(c.Files, fileOf(f.Path, f, f.Content, f.Access))

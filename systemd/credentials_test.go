@@ -21,7 +21,8 @@ func TestCredentials(t *testing.T) {
 	b.startSimulator()
 	long := strings.Repeat("n", 83-len("db.password")-len(".service")) + ".service" // as long as systemd can say
 	b.agentConfig("app.service", "own@1.service", "noname.service", "expected.service", long, "n"+long)
-	b.dropIn("LoadCredential=hsm-pin:/etc/signet/pin", "Environment=SOFTHSM2_CONF=/etc/signet/softhsm2.conf")
+	b.run("install", "-d", "-o", "signet", "-g", "www-data", "-m", "0750", "/etc/app")
+	b.dropIn("LoadCredential=hsm-pin:/etc/signet/pin", "Environment=SOFTHSM2_CONF=/etc/signet/softhsm2.conf", "ReadWritePaths=/etc/app")
 	b.run("systemctl", "start", "signet-credentials.socket")
 
 	// The agent is not even started: the connection starts it, and the unit
@@ -73,11 +74,28 @@ func TestCredentials(t *testing.T) {
 	b.consumer("n"+long, "LoadCredential=db.password:/run/signet/credentials.sock")
 	b.refused("n" + long)
 
+	// Files of another owner are made with no more than CAP_CHOWN.
+	stat := func() string {
+		return b.run("stat", "-L", "-c", "%U %G %a %i %y", "/etc/app/pw", "/etc/app/set/pw")
+	}
+	written := stat()
+	for line := range strings.Lines(written) {
+		if !strings.HasPrefix(line, "www-data adm 640 ") {
+			t.Errorf("file of another owner: %s", line)
+		}
+	}
+	if got := b.run("cat", "/etc/app/pw", "/etc/app/set/pw"); got != "secret@2504secret@2504" {
+		t.Errorf("the files hold %q", got)
+	}
+
 	// While the agent is down, units wait for it.
 	b.run("systemctl", "stop", "signet.service")
 	b.run("systemctl", "restart", "app.service")
 	if got := b.run("cat", "/run/app.service/db.password"); got != "secret@2504" {
 		t.Errorf("after a restart of the agent: %q", got)
+	}
+	if got := stat(); got != written {
+		t.Errorf("files that the agent may not read were written again though nothing changed:\n%s\nwere\n%s", got, written)
 	}
 }
 
@@ -138,6 +156,9 @@ func (b *bed) agentConfig(units ...string) {
 		"    ca_file: " + s.CAFile,
 		"    auth: {grant: client_credentials, client_id: " + s.ClientID + ", client_secret: {file: " + s.SecretFile + "}}",
 		"secrets: {db: {upstream: pam, credential: " + s.Credential + "}}",
+		"files:",
+		"  - {path: /etc/app/pw, secret: db, field: password, owner: www-data, group: adm, mode: '0640'}",
+		"  - {dir: /etc/app/set, entries: {pw: {secret: db, field: password}}, owner: www-data, group: adm, mode: '0640'}",
 		"credentials_socket: {path: /run/signet/credentials.sock}",
 		"policy:",
 		"  - callers: {units: [" + strings.Join(units, ", ") + "]}",

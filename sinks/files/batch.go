@@ -133,7 +133,13 @@ func (b *batch) write(jobs []*job) {
 		if j.drift {
 			t.repaired = now
 		}
+		for _, e := range t.entries {
+			if m, ok := t.marks[e.name]; ok {
+				t.memory.note(t.pathOf(e), e, t.items, m.id)
+			}
+		}
 	}
+	b.fs.memory.keep()
 	if len(done) > 0 && b.fs.cfg.Written != nil {
 		b.fs.cfg.Written(deliveries(done))
 	}

@@ -100,6 +100,11 @@ type Config struct {
 	Written func([]Delivery)
 	// Drifted is called once for each drift that was found; it may be nil.
 	Drifted func(Drift)
+	// Remembered is what Remember was given last; nil is nothing.
+	Remembered []byte
+	// Remember keeps over restarts what the agent knows of files that it may not
+	// read. It may be nil.
+	Remember func([]byte) error
 	// Trusted is a directory whose parents' owners are trusted: they could
 	// replace the agent's own state. It may be empty.
 	Trusted string

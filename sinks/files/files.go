@@ -19,6 +19,7 @@ type Files struct {
 	users   map[ref][]*target  // by item, in the order of their paths
 	trusted map[uint32]bool    // users who could replace the agent anyway
 	wake    chan struct{}      // something became due
+	memory  *memory
 }
 
 // New checks the configuration, reporting all faults at once, and removes the
@@ -48,11 +49,14 @@ func New(cfg Config) (*Files, error) {
 	if bad != nil {
 		return nil, errors.Join(bad...)
 	}
+	memory := newMemory(cfg.Remembered, cfg.Remember, cfg.Log)
 	for _, t := range fs.sorted() {
+		t.memory = memory
 		for _, r := range t.needs() {
 			fs.users[r] = append(fs.users[r], t)
 		}
 	}
+	fs.memory = memory
 	fs.warnLabels()
 	fs.tidy()
 	return fs, nil

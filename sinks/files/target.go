@@ -20,7 +20,8 @@ import (
 type target struct {
 	path, dir, base string
 	entries         []*entry
-	set             *setState              // nil for a file
+	set             *setState // nil for a file
+	memory          *memory
 	watching        atomic.Pointer[string] // what Run watches besides dir
 
 	mu         sync.Mutex
@@ -220,6 +221,9 @@ func (t *target) compare(d *dir, e *entry, c content) (what string, st unix.Stat
 		return "content", st
 	}
 	f, err := d.open(e.name)
+	if errors.Is(err, unix.EACCES) && t.memory.knows(t.pathOf(e), e, t.items, st) {
+		return e.attr.differ(-1, st), st
+	}
 	if err != nil { // what cannot be read cannot be vouched for
 		return "content", st
 	}
