@@ -87,3 +87,28 @@ func TestStateOutlivesAKill(t *testing.T) {
 	}
 	second.want(200, "POST", "/auth/tokens", js(object{"refresh_token": out.text("refresh_token")}))
 }
+
+func TestARotatedAuthKeyIsUsedAfterARestart(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "state.json")
+	c := start(t, Config{StateFile: file})
+	a := c.admin()
+	a.refused(400, 9, badValue, "POST", "/auth/rotate-auth-key", `{"type":"rsa"}`)
+	for _, tt := range []struct{ body, alg, kind string }{
+		{`{"type":"ecdsa","curve":"p384"}`, "ES384", "ecdsa"}, {`{"type":"ecdsa"}`, "ES256", "ecdsa"}, {``, "HS256", "hmac"},
+	} {
+		a.want(200, "POST", "/auth/rotate-auth-key", tt.body)
+		a.want(200, "GET", "/auth/self/user", "")
+		old := a.jwt
+		c = start(t, Config{StateFile: file})
+		stale := *c
+		stale.jwt = old
+		stale.refused(401, 1, badToken, "GET", "/auth/self/user", "")
+		a = c.admin()
+		if header, _ := base64.RawURLEncoding.DecodeString(strings.SplitN(a.jwt, ".", 2)[0]); !strings.Contains(string(header), `"alg":"`+tt.alg+`"`) {
+			t.Errorf("%s: header %s", tt.body, header)
+		}
+		if got := a.want(200, "GET", "/auth/auth-key", ""); got["type"] != tt.kind || (got["jwk"] != nil) != (tt.kind == "ecdsa") {
+			t.Errorf("%s: %v", tt.body, got)
+		}
+	}
+}

@@ -1,8 +1,6 @@
 package ciphertrusttest
 
 import (
-	"crypto/hmac"
-	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"slices"
@@ -32,8 +30,6 @@ type claims struct {
 	Expires int64  `json:"exp"`
 }
 
-var jwtHeader = base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"HS256","typ":"JWT"}`))
-
 // newJWT signs a JWT.
 func (s *Server) newJWT(who caller, d *domain, now time.Time) string {
 	p := claims{
@@ -46,14 +42,9 @@ func (s *Server) newJWT(who caller, d *domain, now time.Time) string {
 	if err != nil {
 		panic(err) // text and numbers
 	}
-	signed := jwtHeader + "." + base64.RawURLEncoding.EncodeToString(b)
-	return signed + "." + base64.RawURLEncoding.EncodeToString(s.mac(signed))
-}
-
-func (s *Server) mac(text string) []byte {
-	m := hmac.New(sha256.New, s.state.JWTKey)
-	m.Write([]byte(text))
-	return m.Sum(nil)
+	k := &s.state.AuthKey
+	signed := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"`+k.algorithm()+`","typ":"JWT"}`)) + "." + base64.RawURLEncoding.EncodeToString(b)
+	return signed + "." + base64.RawURLEncoding.EncodeToString(k.sign(signed))
 }
 
 // authenticate finds out who calls by the JWT. s.mu is held.
@@ -65,7 +56,7 @@ func (s *Server) authenticate(c *call) *refusal {
 	token, ok := strings.CutPrefix(values[0], "Bearer ")
 	signed, sig, found := cutLast(token, ".")
 	mac, err := base64.RawURLEncoding.DecodeString(sig)
-	if !ok || !found || len(values) > 1 || err != nil || !hmac.Equal(mac, s.mac(signed)) {
+	if !ok || !found || len(values) > 1 || err != nil || !s.state.AuthKey.verify(signed, mac) {
 		return unauthorized("Invalid token")
 	}
 	_, payload, _ := strings.Cut(signed, ".")

@@ -34,7 +34,8 @@ func (s *Server) authRoutes() []route {
 		on("GET", "/auth/self/user", 200, anyone, s.selfUser),
 		on("PATCH", "/auth/self/user", 200, anyone, s.patchSelf),
 		on("GET", "/auth/self/domains", 200, anyone, s.selfDomains),
-		on("GET", "/auth/auth-key", 200, members(), s.authKey),
+		on("GET", "/auth/auth-key", 200, members(), s.getAuthKey),
+		on("POST", "/auth/rotate-auth-key", 200, members(), s.rotateAuthKey),
 		on("POST", "/auth/self/registration", 201, nil, s.registerClient),
 	}
 }

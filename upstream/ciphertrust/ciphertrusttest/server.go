@@ -73,8 +73,11 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{CA: cfg.CA, cfg: cfg}
 	s.routes = s.table()
 	found, err := upstreamtest.Load(cfg.StateFile, &s.state)
-	if err != nil || found {
-		return s, err
+	if err != nil {
+		return nil, err
+	}
+	if found {
+		return s, s.promoteAuthKey()
 	}
 	if err := s.install(cfg); err != nil {
 		return nil, err

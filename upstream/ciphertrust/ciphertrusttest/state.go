@@ -17,8 +17,9 @@ const accountURI = "kylo:kylo:admin:accounts:kylo"
 
 // state is all that an appliance remembers.
 type state struct {
-	JWTKey     []byte
-	Audience   string // of JWTs
+	AuthKey    authKey
+	NextKey    *authKey `json:",omitempty"` // in use after the next start
+	Audience   string   // of JWTs
 	Users      []*user
 	Policies   []*policy // the first is global
 	Tokens     []*refreshToken
@@ -126,10 +127,12 @@ func (s *Server) install(cfg Config) error {
 	ca.Record.activate(s.CA.Certificate)
 	root.LocalCAs = append(root.LocalCAs, ca)
 	root.TrustedCAs = []string{ca.Record.ID}
-	key := make([]byte, 32)
-	_, _ = rand.Read(key) // never fails
+	key, no := newAuthKey("hmac", "")
+	if no != nil {
+		return fmt.Errorf("key of JWTs: %s", no.desc)
+	}
 	s.state = state{
-		JWTKey: key, Audience: uuid(), Domains: []*domain{root}, Properties: map[string]string{},
+		AuthKey: *key, Audience: uuid(), Domains: []*domain{root}, Properties: map[string]string{},
 		Policies: []*policy{globalPolicy()},
 	}
 	admin := User{Username: "admin", Password: cfg.AdminPassword, Groups: []string{"admin"}, ID: cfg.Setup.AdminID}

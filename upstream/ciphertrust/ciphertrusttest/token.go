@@ -199,8 +199,6 @@ func (s *Server) patchSelf(c *call) (any, *refusal) {
 	return u.record(c.dom, true), nil
 }
 
-func (s *Server) authKey(*call) (any, *refusal) { return map[string]string{"type": "hmac"}, nil }
-
 // revokeTokensOf ends all refresh tokens of a user.
 func (s *Server) revokeTokensOf(u *user, now time.Time) {
 	for _, t := range s.state.Tokens {
