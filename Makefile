@@ -10,7 +10,8 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 # Debian packages: what `make run` needs, and what the tests need besides.
 RUN_PACKAGES  := gcc libc6-dev make softhsm2 opensc curl
 TEST_PACKAGES := $(RUN_PACKAGES) systemd dbus polkitd iproute2 procps util-linux openssl postgresql acl mariadb-server \
-	nginx apache2 haproxy redis-server dovecot-imapd postfix
+	nginx apache2 haproxy redis-server dovecot-imapd postfix \
+	libengine-pkcs11-openssl libnss3 libnss3-tools swtpm tpm2-tools tpm2-abrmd libtss2-tcti-tabrmd0 libtpm2-pkcs11-1 libtpm2-pkcs11-tools
 
 .PHONY: build run test lint bench fuzz deps deps-run clean
 

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -164,6 +165,49 @@ func (b backend) ClearPINGuard(ctx context.Context, name string) error {
 			return problem(context.Cause(ctx))
 		}
 	}
+}
+
+// RotateSealingKey is for socket.Backend. The data key is wrapped anew; what it
+// seals is not touched.
+func (b backend) RotateSealingKey(ctx context.Context) error {
+	first, _ := b.cfg.Token("")
+	t := b.tokens[first.TokenName()]
+	if !b.isOpen() {
+		return problem(b.ready(time.Now()))
+	}
+	if err := t.RotateKEK(ctx); err != nil {
+		return problem(err)
+	}
+	if err := rewrap(ctx, t, b.store); err != nil {
+		return problem(err)
+	}
+	b.log.Info("sealing key rotated", "hsm", t.Status().Name)
+	return nil
+}
+
+// A rewrapper is a token with more than one sealing key.
+type rewrapper interface {
+	Rewrap(ctx context.Context, blob []byte) ([]byte, error)
+	RetireKEKs(ctx context.Context) error
+}
+
+// rewrap has the data key wrapped by the newest sealing key, and the older ones
+// destroyed once that is on disk. It may be repeated.
+func rewrap(ctx context.Context, t rewrapper, s shelf) error {
+	blob, err := s.Meta(metaDataKey)
+	if err != nil {
+		return fmt.Errorf("read the wrapped data key: %w", err)
+	}
+	again, err := t.Rewrap(ctx, blob)
+	if err != nil {
+		return fmt.Errorf("wrap the data key anew: %w", err)
+	}
+	if !bytes.Equal(again, blob) {
+		if err := s.SetMeta(metaDataKey, again); err != nil {
+			return fmt.Errorf("keep the wrapped data key: %w", err)
+		}
+	}
+	return t.RetireKEKs(ctx)
 }
 
 // checkToken looks at a token: whether it is open, what its module cannot do,

@@ -140,6 +140,47 @@ func TestIdentitiesOnTwoTokens(t *testing.T) {
 	}
 }
 
+// TestSealingKeyRotates holds that the data key is the same under a new sealing
+// key, that the old one is gone, and that a rotation that was cut short is
+// finished by the next.
+func TestSealingKeyRotates(t *testing.T) {
+	s := hsmtest.New(t)
+	s.InitToken("spare")
+	a := running(t, twoTokens(t, s))
+	b := backend{a}
+	eventually(t, "open", func() error { return closedError(b) })
+	sealed := b.store
+	before, err := openSealer(t.Context(), b.tokens["main"], sealed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	blob := before.seal("x", []byte("state"))
+	if err := b.tokens["main"].RotateKEK(t.Context()); err != nil { // and then a crash
+		t.Fatal(err)
+	}
+	if err := b.RotateSealingKey(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	after, err := openSealer(t.Context(), b.tokens["main"], sealed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := after.open("x", blob); err != nil || string(got) != "state" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if n := strings.Count(s.Tool("-O", "--type", "secrkey"), "Secret Key Object"); n != 1 {
+		t.Errorf("%d sealing keys on the token, want 1", n)
+	}
+}
+
+// closedError is nil when the agent's state is readable.
+func closedError(b backend) error {
+	if !b.isOpen() {
+		return errors.New("the state is sealed yet")
+	}
+	return nil
+}
+
 // signs checks a key as the socket shows it, with its audit.
 func signs(t *testing.T, b backend, name string) {
 	t.Helper()

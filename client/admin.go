@@ -167,6 +167,12 @@ func (c *Client) ClearPINGuard(ctx context.Context, token string) error {
 	}, nil)
 }
 
+// RotateSealingKey has the agent replace the key in the HSM that its own state is
+// sealed with. The state itself is not touched.
+func (c *Client) RotateSealingKey(ctx context.Context) error {
+	return c.read(ctx, call{method: http.MethodPost, path: "/v1/sealing-key", what: "rotate the sealing key", body: struct{}{}}, nil)
+}
+
 // getWhole is get that keeps the answer's text as well.
 func (c *Client) getWhole(ctx context.Context, what, path string, out any, text *json.RawMessage) error {
 	if err := c.get(ctx, what, path, text); err != nil {

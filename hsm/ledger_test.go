@@ -280,6 +280,23 @@ func TestSealing(t *testing.T) {
 			t.Errorf("Unwrap: %x, %v", got, err)
 		}
 	}
+	again, err := token.Rewrap(t.Context(), blob)
+	if err != nil || bytes.Equal(again, blob) {
+		t.Errorf("Rewrap of what an older key sealed: %v", err)
+	}
+	if same, err := token.Rewrap(t.Context(), second); err != nil || !bytes.Equal(same, second) {
+		t.Errorf("Rewrap of what the newest key sealed: %v", err)
+	}
+	if err := token.RetireKEKs(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := token.Unwrap(t.Context(), again); err != nil || !bytes.Equal(got, secret) {
+		t.Errorf("Unwrap: %x, %v", got, err)
+	}
+	if _, err := token.Unwrap(t.Context(), blob); !errors.Is(err, hsm.ErrSealed) {
+		t.Errorf("sealed with a key that was destroyed: %v, want ErrSealed", err)
+	}
+	blob = again
 	// Another host that shares the token has another ledger.
 	neighbour, _ := open(t, s.Config(&hsmtest.Ledger{}, nil))
 	if _, err := neighbour.Unwrap(t.Context(), blob); !errors.Is(err, hsm.ErrSealed) {

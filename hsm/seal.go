@@ -44,11 +44,51 @@ func (t *Token) Wrap(ctx context.Context, dek []byte) ([]byte, error) {
 }
 
 // RotateKEK makes a new sealing key, which Wrap uses from then on, and calls the
-// ones before retiring: they still unwrap. The caller wraps anew what it has,
-// and then sets them retired.
+// ones before retiring: they still unwrap. The caller calls Rewrap for all that it
+// has, keeps that, and then calls RetireKEKs.
 func (t *Token) RotateKEK(ctx context.Context) error {
 	_, err := t.sealingKey(ctx, true)
 	return err
+}
+
+// Rewrap seals with the newest sealing key what was sealed with an older one; a
+// blob that needs it not is returned as it is.
+func (t *Token) Rewrap(ctx context.Context, blob []byte) ([]byte, error) {
+	c, err := parseSealed(blob)
+	if err != nil {
+		return nil, t.broken("", err.Error())
+	}
+	key, err := t.sealingKey(ctx, false)
+	if err != nil || key.info.ID == c.ID {
+		return blob, err
+	}
+	plain, err := t.Unwrap(ctx, blob)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(plain)
+	return t.seal(ctx, key, plain)
+}
+
+// RetireKEKs destroys the sealing keys that were replaced. What they sealed is
+// lost.
+func (t *Token) RetireKEKs(ctx context.Context) error {
+	keys, err := t.ledgerKeys()
+	if err != nil {
+		return err
+	}
+	for _, k := range keys {
+		if !k.Type.seals() || k.State != Retiring && k.State != Retired {
+			continue
+		}
+		if err := t.SetState(k.ID, Retired); err != nil {
+			return err
+		}
+		if err := t.Destroy(ctx, k.ID); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // sealingKey returns the newest sealing key, or makes one. It may be called by

@@ -65,6 +65,9 @@ func (t *Token) Run(ctx context.Context) error {
 		failures++
 		wait := restartWait(failures, opened, time.Since(start))
 		t.closed(err, opened, failures, wait)
+		if !opened {
+			t.update(func() { t.status.Tried = start })
+		}
 		select {
 		case <-ctx.Done():
 			return nil
@@ -107,9 +110,6 @@ func (t *Token) closed(err error, opened bool, failures int, wait time.Duration)
 		}
 		if t.status.Open {
 			t.status.Since = time.Now()
-		}
-		if !opened {
-			t.status.Tried = time.Now()
 		}
 		t.status.Open, t.status.Err, t.status.PID = false, err, 0
 	})
@@ -326,7 +326,7 @@ func (t *Token) opening(p *process, o *wire.Opened, listed *wire.Listed, keys []
 		}
 		t.cur, t.err, t.opened = p, nil, o
 		t.status.Open, t.status.Since, t.status.Err = true, time.Now(), nil
-		t.status.Tried, t.status.PID = t.status.Since, p.cmd.Process.Pid
+		t.status.PID = p.cmd.Process.Pid
 		t.status.Label, t.status.Serial, t.status.Module = o.Label, o.Serial, o.Library
 		t.status.Sessions, t.status.Limits, t.status.Warnings, t.status.Lost = o.Sessions, limits(o), t.warnings(o), lost
 		t.status.Types = slices.DeleteFunc(supported(o), KeyType.seals)

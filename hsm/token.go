@@ -183,7 +183,7 @@ type Status struct {
 	Open     bool
 	Err      error     // why it is not open, or why its worker was last replaced
 	Since    time.Time // when Open last changed
-	Tried    time.Time // when opening it last succeeded or failed
+	Tried    time.Time // when the last try to open it that has failed was begun
 	Restarts int       // workers started, after the first
 	PID      int       // of the worker that has it open; 0 if none has
 

@@ -37,7 +37,7 @@ func newKey(p *program) *cobra.Command {
 
 		SuggestionsMinimumDistance: 2,
 	}
-	cmd.AddCommand(newKeyList(p), newKeyShow(p), newKeySign(p), newAuditVerify(p, "verify-audit"))
+	cmd.AddCommand(newKeyList(p), newKeyShow(p), newKeySign(p), newKeyRotateSealing(p), newAuditVerify(p, "verify-audit"))
 	return cmd
 }
 
@@ -141,6 +141,25 @@ func auditRows(v any) [][]string {
 		rows = append(rows, []string{"audit " + name, fmt.Sprint(audit[name])})
 	}
 	return rows
+}
+
+// newKeyRotateSealing is `signet key rotate-sealing`.
+func newKeyRotateSealing(p *program) *cobra.Command {
+	return &cobra.Command{
+		Use:   "rotate-sealing",
+		Short: "Replace the key in the HSM that the agent's own state is sealed with",
+		Long: `Replace the key in the HSM that the agent's own state is sealed with. Only the data
+key is sealed anew; the old sealing key is destroyed afterwards, so that copies of
+the state from before can no longer be read.`,
+		Args: exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := p.agent().RotateSealingKey(cmd.Context()); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintln(p.stdout, "sealing key: rotated")
+			return err
+		},
+	}
 }
 
 // newKeySign is `signet key sign`.

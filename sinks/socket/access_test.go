@@ -38,6 +38,7 @@ func TestPolicyIsAskedFirst(t *testing.T) {
 		{"GET", "/v1/plan", CodeDenied, 403},
 		{"GET", "/v1/doctor", CodeDenied, 403},
 		{"GET", "/v1/objects", CodeDenied, 403},
+		{"POST", "/v1/sealing-key", CodeDenied, 403},
 		{"POST", "/v1/hsm/default/clear-pin-guard", CodeDenied, 403},
 		{"GET", "/v1/policy/explain?uid=0&name=db", CodeDenied, 403},
 	} {

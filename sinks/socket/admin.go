@@ -145,6 +145,20 @@ func (q *request) objects() error {
 	return q.sendJSON(found)
 }
 
+// rotateSealingKey returns when the new key is in use.
+func (q *request) rotateSealingKey() error {
+	if err := q.authorizeAdmin("sealing-key.rotate", access.Admin, ""); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(q.r.Context(), adminTimeout)
+	defer cancel()
+	q.within(adminTimeout)
+	if err := q.s.cfg.Backend.RotateSealingKey(ctx); err != nil {
+		return err
+	}
+	return q.done()
+}
+
 // clearPINGuard lets a refused PIN be tried once more, and returns when it was.
 func (q *request) clearPINGuard() error {
 	if err := q.authorizeAdmin("hsm.clear-pin-guard", access.Admin, q.name); err != nil {

@@ -59,6 +59,9 @@ type Backend interface {
 	// ClearPINGuard lets a refused PIN be tried once more on a token, and
 	// returns when it was tried.
 	ClearPINGuard(ctx context.Context, token string) error
+	// RotateSealingKey replaces the key in the HSM that the agent's own state is
+	// sealed with.
+	RotateSealingKey(ctx context.Context) error
 	// Ready is why the agent is not ready, or nil.
 	Ready() error
 }

@@ -56,8 +56,9 @@ func (f *fake) Enroll(_ context.Context, identity, username string, password sec
 func (f *fake) Login(_ context.Context, upstream string, r LoginRequest) (LoginResult, error) {
 	return LoginResult{RefreshToken: secret.New([]byte("rt"))}, f.login(upstream, r)
 }
-func (f *fake) Logout(context.Context, string) error { return nil }
-func (f *fake) Objects(context.Context) (any, error) { return []string{}, nil }
+func (f *fake) Logout(context.Context, string) error   { return nil }
+func (f *fake) Objects(context.Context) (any, error)   { return []string{}, nil }
+func (f *fake) RotateSealingKey(context.Context) error { return nil }
 func (f *fake) ClearPINGuard(_ context.Context, token string) error {
 	f.cleared = append(f.cleared, token)
 	return nil

@@ -46,6 +46,7 @@ func (s *Server) table() map[routeKey]*route {
 		{"plan", "", 1}:               {pattern: "/v1/plan", get: (*request).plan},
 		{"doctor", "", 1}:             {pattern: "/v1/doctor", get: (*request).doctor},
 		{"policy", "explain", 2}:      {pattern: "/v1/policy/explain", get: (*request).explain},
+		{"sealing-key", "", 1}:        {pattern: "/v1/sealing-key", post: (*request).rotateSealingKey},
 		{"objects", "", 1}:            {pattern: "/v1/objects", get: (*request).objects},
 		{"hsm", "clear-pin-guard", 3}: {pattern: "/v1/hsm/{name}/clear-pin-guard", post: (*request).clearPINGuard},
 		{"healthz", "", 1}:            {pattern: "/v1/healthz", get: (*request).healthz},
