@@ -83,12 +83,24 @@ func (a *Agent) newRotator(name string, c config.Issuance, usage x509.ExtKeyUsag
 		// own certificate and those of its clients.
 		r.spec.Roots, r.spec.AsIs, r.spec.Account = svc.roots, true, svc.cfg.AccountID
 	}
+	copied := "" // owned by the rotator: what the last copy of the state was made for
 	r.save = func(rec record) error {
 		blob, err := json.Marshal(rec)
 		if err != nil {
 			return err
 		}
-		return a.store.SaveRecord(kindCertificate, name, blob)
+		if err := a.store.SaveRecord(kindCertificate, name, blob); err != nil {
+			return err
+		}
+		if now := fmt.Sprint(serialOf(rec.Current.Chain), len(rec.Old)); !rec.Next.exists() && rec.Current.exists() && now != copied {
+			// What cannot be had again must not hang on one file.
+			if err := a.store.Copy(); err != nil {
+				a.log.Warn("no copy of the state made", "err", err)
+				return nil
+			}
+			copied = now
+		}
+		return nil
 	}
 	blob, err := a.store.Record(kindCertificate, name)
 	if err != nil {

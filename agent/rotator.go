@@ -188,6 +188,10 @@ func (r *rotator) keep(ctx context.Context, rec record) error {
 func (r *rotator) hold(ctx context.Context, rec record, n int, err error) {
 	now := wall()
 	rec.Error, rec.ErrorAt, rec.RetryAt = err.Error(), now, now.Add(backoff(n, time.Minute))
+	for _, a := range r.waiting {
+		a.Done <- err // it may come to a good end yet, but not while somebody waits
+	}
+	r.waiting = nil
 	r.snap.Store(&snapshot{record: rec, Step: stepWait, At: rec.RetryAt, Due: rec.RetryAt, Notice: r.notice})
 	t := time.NewTimer(time.Until(rec.RetryAt))
 	defer t.Stop()

@@ -430,13 +430,13 @@ func TestCrashBetweenAnyStepAndItsRecord(t *testing.T) {
 					}
 					return b.write(rec)
 				}
-				if _ = b.during(t, 5*24*time.Hour); saves < crash {
-					crashed = false // five days take no more saves: every one was a crash once
+				if _ = b.during(t, 3*24*time.Hour); saves < crash {
+					crashed = false // three days take no more saves: every one was a crash once
 					return
 				}
 				b2 := newBench(t, ca, keys, b.disk)
 				b2.spec.RotateEvery = 2 * 24 * time.Hour
-				if err := b2.during(t, 5*24*time.Hour+3*time.Hour); err != nil {
+				if err := b2.during(t, 2*24*time.Hour+3*time.Hour); err != nil {
 					t.Fatal(err)
 				}
 				if b2.rec.Lost != "" {

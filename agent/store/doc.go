@@ -18,9 +18,10 @@
 //
 // # When the file is damaged
 //
-// [Open] sets a damaged file aside under another name and begins a new one.
-// [Store.Damaged] then says so, for the log and the status. Keys and
-// certificates are found again in the HSM; secrets are fetched anew.
+// [Open] sets a damaged file aside under another name and goes on from the copy
+// that [Store.Copy] made last, or begins a new one. [Store.Damaged] then says
+// so, for the log and the status. What a copy does not know, keys above all, is
+// still in the HSM and reported; secrets are fetched anew.
 //
 // # Concurrency
 //

@@ -59,15 +59,23 @@ type Damage struct {
 	File  string // that was found damaged
 	Aside string // where it is now
 	Why   string
+	// Restored says that the agent goes on from the last copy.
+	Restored bool
 }
 
 func (d *Damage) Error() string {
+	if d.Restored {
+		return fmt.Sprintf("state %s: is damaged (%s) and was set aside as %s; the agent goes on from its last copy", d.File, d.Why, d.Aside)
+	}
 	return fmt.Sprintf("state %s: is damaged (%s) and was set aside as %s; a new one was begun", d.File, d.Why, d.Aside)
 }
 
 // Hint says what an operator can do about it.
 func (d *Damage) Hint() string {
-	return "keys and certificates are found again in the HSM and secrets are fetched anew; look for the cause on the disk"
+	if d.Restored {
+		return "keys and certificates are as they were at the last change of a certificate, and secrets are fetched anew; look for the cause on the disk"
+	}
+	return "keys in the HSM are left alone and listed by `signet key list`, identities have to be enrolled again, and secrets are fetched anew; look for the cause on the disk"
 }
 
 // errDamaged is what SQLite says of a file that is not, or no longer, its own.

@@ -64,7 +64,7 @@ func (s *Store) shut() error {
 	return errors.Join(err, s.lock.Close())
 }
 
-// openFile opens the file, or a new one in place of a damaged one.
+// openFile opens the file, or in place of a damaged one its copy, or a new one.
 func (s *Store) openFile() error {
 	err := s.tryOpen()
 	if err == nil || !errors.Is(err, errDamaged) {
@@ -75,6 +75,20 @@ func (s *Store) openFile() error {
 		return errors.Join(err, &Error{Op: "set the damaged file aside", Path: s.path, Err: aerr})
 	}
 	s.damage = &Damage{File: s.path, Aside: aside, Why: strings.TrimPrefix(unwrapped(err), errDamaged.Error()+": ")}
+	if s.damage.Restored, err = s.restore(); err != nil {
+		return &Error{Op: "restore from the copy", Path: s.path, Err: plainPath(err)}
+	}
+	if err := s.tryOpen(); !s.damage.Restored || !errors.Is(err, errDamaged) {
+		return err
+	}
+	// The copy is no better. It stays beside the one that was set aside.
+	s.damage.Restored = false
+	if err := os.Rename(s.path+copySuffix, aside+copySuffix); err != nil {
+		return &Error{Op: "set the damaged copy aside", Path: s.path, Err: plainPath(err)}
+	}
+	if err := os.Remove(s.path); err != nil {
+		return &Error{Op: "remove the damaged copy", Path: s.path, Err: plainPath(err)}
+	}
 	return s.tryOpen()
 }
 

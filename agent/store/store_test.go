@@ -189,6 +189,50 @@ func TestClosed(t *testing.T) {
 	must(t, s.Close())
 }
 
+// TestDamagedFileWithACopy holds that what was there at the last copy is there
+// after the file was damaged, and that a damaged copy does no harm.
+func TestDamagedFileWithACopy(t *testing.T) {
+	for _, copyToo := range []bool{false, true} {
+		dir := t.TempDir()
+		s := open(t, dir)
+		must(t, s.SaveRecord("certificate", "host", []byte("first")))
+		must(t, s.Copy())
+		must(t, s.SaveRecord("certificate", "host", []byte("second")))
+		must(t, s.Copy()) // again, in the place of the one before
+		must(t, s.SaveRecord("certificate", "host", []byte("third")))
+		must(t, s.Close())
+		rubbish := bytes.Repeat([]byte("rubbish "), 1000)
+		must(t, os.WriteFile(filepath.Join(dir, fileName), rubbish, 0o600))
+		if copyToo {
+			must(t, os.WriteFile(filepath.Join(dir, fileName+copySuffix), rubbish, 0o600))
+		}
+		s = open(t, dir)
+		want := "second"
+		if copyToo {
+			want = ""
+		}
+		got, err := s.Record("certificate", "host")
+		if d := s.Damaged(); d == nil || d.Restored == copyToo || string(got) != want || err != nil {
+			t.Errorf("copy damaged %v: %v, record %q, %v", copyToo, d, got, err)
+		}
+		must(t, s.SaveRecord("certificate", "host", []byte("fourth")))
+		must(t, s.Close())
+		s = open(t, dir)
+		if got, err := s.Record("certificate", "host"); s.Damaged() != nil || string(got) != "fourth" || err != nil {
+			t.Errorf("after a restart: %v, %q, %v", s.Damaged(), got, err)
+		}
+		entries, err := os.ReadDir(dir)
+		must(t, err)
+		for _, e := range entries {
+			info, err := e.Info()
+			must(t, err)
+			if strings.HasSuffix(e.Name(), ".new") || info.Mode().Perm()&0o077 != 0 {
+				t.Errorf("%s has mode %v", e.Name(), info.Mode())
+			}
+		}
+	}
+}
+
 // TestDamagedFile holds that a damaged file is kept under another name, that
 // the agent is told, and that it can go on.
 func TestDamagedFile(t *testing.T) {
