@@ -95,8 +95,14 @@ func (l ledger) Keys() ([]hsm.LedgerKey, error) {
 }
 
 func (l ledger) SaveKey(k hsm.LedgerKey) error {
-	return l.store.SaveKey(store.LedgerKey{ID: k.ID, Token: k.Token, Name: k.Name, Generation: k.Generation,
+	err := l.store.SaveKey(store.LedgerKey{ID: k.ID, Token: k.Token, Name: k.Name, Generation: k.Generation,
 		Type: string(k.Type), State: string(k.State), Created: k.Created, Serial: k.Serial})
+	if err == nil && k.State == hsm.Live {
+		// A key that was made must not be forgotten with one file. The copy is
+		// no condition of anything: the next one knows the key too.
+		_ = l.store.Copy()
+	}
+	return err
 }
 
 // keyTypeOf tells the kinds of keys apart that sign differently.

@@ -286,7 +286,7 @@ func (r *identityRig) certificates() []managertest.Certificate {
 	return accounts[len(accounts)-1].Certificates
 }
 
-// privateKeys are the private keys on the token, by pkcs11-tool.
+// privateKeys are the identity's private keys on the token, by pkcs11-tool.
 func (r *identityRig) privateKeys() []string {
 	r.Helper()
 	cmd := exec.Command("pkcs11-tool", "--module", "/usr/lib/softhsm/libsofthsm2.so", "--token-label", "signet", "--login", "--pin", "123456",
@@ -298,7 +298,7 @@ func (r *identityRig) privateKeys() []string {
 	}
 	var labels []string
 	for l := range strings.Lines(string(out)) {
-		if _, label, ok := strings.Cut(l, "label:"); ok {
+		if _, label, ok := strings.Cut(l, "label:"); ok && strings.HasPrefix(strings.TrimSpace(label), "host#") {
 			labels = append(labels, strings.TrimSpace(label))
 		}
 	}
