@@ -49,7 +49,7 @@ func fileOf(path string, f config.File, c config.Content, acc config.Access) fil
 		Path: path, Secret: c.Secret, Certificate: c.Certificate, Field: c.Field, Format: c.Format, Template: c.Template,
 		Owner: acc.Owner, Group: acc.Group, Mode: fs.FileMode(acc.Mode.Or(0o600)), ACL: acc.ACL, SELinux: acc.SELinux,
 		RefuseInPlace: f.InPlace == "refuse",
-		KeepPrevious:  !f.Reload.IsZero() || !f.Prove.IsZero(),
+		KeepPrevious:  !f.Reload.IsZero() || !f.Prove.IsZero() || len(f.Test) > 0,
 	}
 	if !c.Password.IsZero() {
 		out.Password = c.Password.Read

@@ -61,6 +61,9 @@ func New(cfg Config) (*Consumers, error) {
 			if err := json.Unmarshal(blob, &own.rec); err != nil { // of another version: better once too often than never
 				own.rec = record{Pending: true, Many: true}
 			}
+			if latest := time.Now().Add(longestBackoff); own.rec.RetryAt.After(latest) { // the clock was set back
+				own.rec.RetryAt = latest
+			}
 			own.left, own.delivered = own.rec.recover(c, cfg.Files.Generation)
 			delete(records, c.Name)
 		}

@@ -398,3 +398,88 @@ func TestConsumersThatAreGoneAreForgotten(t *testing.T) {
 		t.Errorf("old there %v, status %+v", there, cs.Status())
 	}
 }
+
+// A test that fails leaves the consumer alone: it has not been told of the new
+// files, and will not be.
+func TestAFailedTestStopsTheReload(t *testing.T) {
+	dir, store, files := tempDir(t), newStore(), newFiles()
+	var n atomic.Int64
+	c := counting("app", &n, nil, "/f/a", "/f/b")
+	good := filepath.Join(dir, "good")
+	hook := script(t, dir, "[ -e "+good+" ] && exit 0\necho 'line 3: no such directive' >&2\nexit 1\n")
+	for i := range c.Targets {
+		c.Targets[i].Test = []string{hook}
+	}
+	r := start(t, store, files, c)
+	r.deliver(t, "/f/a")
+	eventually(t, 5*time.Second, "the failure", func() bool { _, f := r.told(); return len(f) == 1 })
+	_, failures := r.told()
+	f := failures[0]
+	if f.Op != OpTest || !strings.Contains(f.Err.Error(), "line 3: no such directive") || !slices.Equal(f.RolledBack, []string{"/f/a"}) {
+		t.Errorf("failure %+v", f)
+	}
+	if n.Load() != 0 {
+		t.Errorf("reloaded %d times", n.Load())
+	}
+	if err := os.WriteFile(good, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.deliver(t, "/f/b") // the other comes along
+	eventually(t, 5*time.Second, "the reload", func() bool { return n.Load() == 1 && !store.pending(t, "app") })
+	if outcomes, _ := r.told(); !slices.Equal(outcomes, []string{OutcomeTestFailed, OutcomeOK}) || files.isOld("/f/a") {
+		t.Errorf("outcomes %v, old %v", outcomes, files.isOld("/f/a"))
+	}
+}
+
+// What fails while something newer has come already is not rolled back: the
+// newer is what counts.
+func TestANewerDeliveryIsNotRolledBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		files := newFiles()
+		var n atomic.Int64
+		r := start(t, newStore(), files, counting("app", &n, func(ctx context.Context) error {
+			if n.Load() > 1 {
+				return nil
+			}
+			<-time.After(5 * time.Second)
+			return errors.New("no")
+		}, "/f/a"))
+		r.deliver(t, "/f/a")
+		time.Sleep(3 * time.Second)
+		r.deliver(t, "/f/a")
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if _, f := r.told(); f != nil || len(files.calls) != 0 || n.Load() != 2 || r.Status()[0].Pending {
+			t.Errorf("failures %v, calls %v, %d reloads, %+v", f, files.calls, n.Load(), r.Status()[0])
+		}
+		r.halt()
+	})
+}
+
+// Asked to stop, the queue stops at once, and what it was at stays in it.
+func TestStoppingLeavesTheEntry(t *testing.T) {
+	store, files := newStore(), newFiles()
+	var n atomic.Int64
+	r := start(t, store, files, counting("app", &n, func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }, "/f/a"))
+	r.deliver(t, "/f/a")
+	eventually(t, 5*time.Second, "the reload", func() bool { return n.Load() == 1 })
+	began := time.Now()
+	r.halt()
+	if d := time.Since(began); d > 5*time.Second || !store.pending(t, "app") || len(files.calls) != 0 {
+		t.Errorf("stopped after %v, pending %v, calls %v", d, store.pending(t, "app"), files.calls)
+	}
+}
+
+func TestBackOff(t *testing.T) {
+	for failures := 1; failures < 100; failures++ {
+		for range 20 {
+			d := backoff(failures)
+			if d <= 0 || d > time.Hour || failures == 1 && d > time.Minute || failures > 8 && d < 29*time.Minute {
+				t.Fatalf("after %d failures: %v", failures, d)
+			}
+		}
+	}
+	if a, b := backoff(9), backoff(9); a == b && backoff(9) == a {
+		t.Error("no jitter at the longest wait")
+	}
+}

@@ -128,9 +128,12 @@ func nameOf(leaf []byte) string {
 	return hex.EncodeToString(sum[:8])
 }
 
+// longestBackoff is the longest wait after a failure.
+const longestBackoff = time.Hour
+
 // backoff is how long to wait after so many failures in a row: 20 to 40
 // seconds, doubled with each up to an hour.
 func backoff(failures int) time.Duration {
-	d := min(40*time.Second<<min(failures-1, 10), time.Hour)
+	d := min(40*time.Second<<min(failures-1, 10), longestBackoff)
 	return d/2 + rand.N(d/2)
 }
