@@ -80,6 +80,8 @@ type Runway struct {
 // A Plan is what the agent will do, soonest first.
 type Plan struct {
 	Steps []PlannedStep `json:"steps"`
+	// Files are what is written where.
+	Files []PlannedFile `json:"files"`
 	// JSON is the agent's whole answer.
 	JSON json.RawMessage `json:"-"`
 }
@@ -91,6 +93,19 @@ type PlannedStep struct {
 	Name   string    `json:"name"`
 	Action string    `json:"action"` // refresh, renew, rotate, retire, ...
 	Reason string    `json:"reason,omitempty"`
+}
+
+// A PlannedFile is a file that it keeps.
+type PlannedFile struct {
+	Path    string `json:"path"`
+	Content string `json:"content"`
+	Owner   string `json:"owner"` // "" is the agent
+	Group   string `json:"group"`
+	Mode    string `json:"mode"`
+	Action  string `json:"action"` // what is due: write, nothing, ...
+	Reload  string `json:"reload,omitempty"`
+	Prove   string `json:"prove,omitempty"`
+	Removed string `json:"removed,omitempty"` // when the file is removed
 }
 
 // A Diagnosis is what the agent found when it looked at itself.

@@ -167,12 +167,25 @@ func newPlan(p *program) *cobra.Command {
 			}
 			var out bytes.Buffer
 			table(&out, rows)
+			if len(plan.Files) > 0 {
+				out.WriteByte('\n')
+				table(&out, fileRows(plan.Files))
+			}
 			_, err = p.stdout.Write(out.Bytes())
 			return err
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+// fileRows is what is written where, whose it is, and who is told.
+func fileRows(files []client.PlannedFile) [][]string {
+	rows := [][]string{{"FILE", "CONTENT", "OWNER", "MODE", "DUE", "RELOAD", "REMOVED"}}
+	for _, f := range files {
+		rows = append(rows, []string{f.Path, f.Content, cmp.Or(f.Owner, "agent") + ":" + cmp.Or(f.Group, "agent"), f.Mode, f.Action, f.Reload, f.Removed})
+	}
+	return rows
 }
 
 // newDoctor is `signet doctor`.
