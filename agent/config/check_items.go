@@ -32,8 +32,15 @@ func (k *checker) certificate(at, name string, c Certificate) {
 	}
 }
 
+// The names of the agent's own keys in the HSM.
+const (
+	auditKey   = "audit" // signs the audit; its public half can be read
+	sealingKey = "kek"   // wraps the data key
+)
+
 func (k *checker) issuance(at, name string, i Issuance) {
 	k.name(at, name)
+	k.unless(name != auditKey && name != sealingKey, at, "is the name of a key of the agent's own")
 	k.oneOf(at+".key.type", i.Key.Type, keyTypes...)
 	k.oneOf(at+".key.store", i.Key.Store, "hsm", "file")
 	if i.Key.Token != "" {

@@ -55,6 +55,10 @@ func (k *checker) certificatesAndIdentities() map[string]Issuance {
 func (k *checker) keyRule(at, name string, verbs []string) {
 	known := k.certificatesAndIdentities()
 	i, ok := known[name]
+	if name == auditKey { // signs the audit and nothing else
+		ok = true
+		k.unless(!slices.Contains(verbs, "sign"), at, "the key of the audit signs nothing else; want [read]")
+	}
 	k.unless(ok || name == "*", at, "there is no identity or certificate %q that a key is named after; %s", clip(name), guess(name, known))
 	k.unless(!i.Key.InFile() || !slices.Contains(verbs, "sign"), at, "the key of %q is in a file and not in the HSM; nothing can be signed with it here", name)
 	k.unless(len(verbs) > 0, at, "allows nothing; want [sign] or [read]")

@@ -167,6 +167,23 @@ secrets:
 	}
 }
 
+// TestOwnKeys holds that the key of the audit can be shown and not used, and that
+// nothing else takes the names of the agent's own keys.
+func TestOwnKeys(t *testing.T) {
+	mustParse(t, minimal+"policy: [{callers: {users: [root]}, allow: {keys: {audit: [read]}}}]\n")
+	for _, bad := range []string{
+		"policy: [{callers: {users: [root]}, allow: {keys: {audit: [sign]}}}]\n",
+		"upstreams: {v: {type: manager, url: \"https://v.example\", account_id: 1}}\nidentities: {kek: {issuer: v}}\n",
+		"upstreams: {v: {type: manager, url: \"https://v.example\", account_id: 1}}\nidentities: {audit: {issuer: v}}\n",
+	} {
+		if _, err := Parse("signet.yaml", []byte(minimal+bad)); err == nil {
+			t.Errorf("passed: %s", bad)
+		} else if !strings.Contains(err.Error(), "own") && !strings.Contains(err.Error(), "nothing else") {
+			t.Errorf("%s: %v", bad, err)
+		}
+	}
+}
+
 func TestAnchors(t *testing.T) {
 	c := mustParse(t, minimal+`
 upstreams:
