@@ -63,7 +63,7 @@ var only = map[string][]string{
 	"github.com/jackc/pgx":            {"client/sqldb/postgres", "client/sqldb/sqldbtest"},
 	"github.com/go-sql-driver/mysql":  {"client/sqldb/mysql", "client/sqldb/sqldbtest"},
 	"github.com/sijms/go-ora":         {"client/sqldb/oracle"},
-	"os/exec":                         {"hsm", "hsm/hsmtest", "sinks/consumers", "cmd/signet", "cmd/signet-sim", "client/sqldb/sqldbtest", "sinks/consumers"},
+	"os/exec":                         {"hsm", "hsm/hsmtest", "cmd/signet", "cmd/signet-sim", "client/sqldb/sqldbtest", "sinks/consumers"},
 	"unsafe":                          {"hsm/worker", "internal/access", "internal/secret", "sinks/socket"},
 }
 
