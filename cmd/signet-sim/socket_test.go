@@ -1,0 +1,191 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Every route of the socket API that apps use, with the real agent, HSM worker
+// and simulators, as `curl --unix-socket` sees it.
+func TestSocketEndToEnd(t *testing.T) {
+	h := startHost(t, filepath.Join(shm(t), "run"), "--rotate", "3s", "--life", "1h", "--new-key", "0")
+	c := socketClient{h, &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(h.dir, "signet.sock"))
+	}}}}
+	defer c.http.CloseIdleConnections()
+	h.works("the start")
+
+	c.secrets()
+	c.signs()
+	c.events()
+	c.proxies()
+	for path, want := range map[string]string{"/v1/healthz": `"ok"`, "/v1/readyz": `"ready"`, "/v1/status": `"runway"`, "/v1/certificates/host": "BEGIN CERTIFICATE", "/v1/tokens/pam": `"access_token"`} {
+		if r, body := c.do("GET", path, ""); r.StatusCode != 200 || !strings.Contains(body, want) {
+			t.Errorf("%s: %d", path, r.StatusCode)
+		}
+	}
+	_, metrics := c.do("GET", "/metrics", "")
+	for _, name := range []string{
+		`signet_secret_fresh_until_seconds{secret="db"}`, `signet_secret_stale{secret="db"} 0`, `signet_certificate_not_after_seconds{certificate="host"}`,
+		`signet_upstream_requests_total{code="200",upstream="pam"}`, `signet_hsm_operations_seconds_bucket{operation="sign"`, "signet_hsm_restarts_total 0",
+		`signet_socket_requests_total{code="200",route="/v1/secrets/{name}"}`, "signet_runway_seconds",
+	} {
+		if !strings.Contains(metrics, name) {
+			t.Errorf("no metric %s", name)
+		}
+	}
+	h.stop()
+	// What is left of it is whole, and signed to the end.
+	bin, err := programs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command(filepath.Join(bin, "signet"), "audit", "verify", "--file", filepath.Join(h.dir, "state", "audit.jsonl")).CombinedOutput()
+	if err != nil || !bytes.Contains(out, []byte("the last 1 not yet")) {
+		t.Errorf("audit: %v, %s", err, out)
+	}
+}
+
+type socketClient struct {
+	*runningHost
+	http *http.Client
+}
+
+func (c socketClient) do(method, path, body string, headers ...string) (*http.Response, string) {
+	c.Helper()
+	req, err := http.NewRequestWithContext(c.Context(), method, "http://signet"+path, strings.NewReader(body))
+	if err != nil {
+		c.Fatal(err)
+	}
+	for _, h := range headers {
+		k, v, _ := strings.Cut(h, ": ")
+		req.Header.Set(k, v)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		c.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		c.Fatal(err)
+	}
+	return resp, string(text)
+}
+
+func (c socketClient) version(body string) string {
+	c.Helper()
+	var s struct{ Version string }
+	if err := json.Unmarshal([]byte(body), &s); err != nil || s.Version == "" {
+		c.Fatalf("%v: %s", err, body)
+	}
+	return s.Version
+}
+
+// secrets reads, asks again, waits for a rotation, and reports a refusal.
+func (c socketClient) secrets() {
+	c.Helper()
+	r, body := c.do("GET", "/v1/secrets/db", "")
+	v := c.version(body)
+	if r, _ := c.do("GET", "/v1/secrets/db", "", "If-None-Match: "+r.Header.Get("Etag")); r.StatusCode != 304 && r.StatusCode != 200 { // it may have rotated
+		c.Errorf("If-None-Match: %d", r.StatusCode)
+	}
+	if r, body := c.do("GET", "/v1/secrets/db?wait=30s&version="+v, ""); r.StatusCode != 200 || c.version(body) == v {
+		c.Errorf("long poll: %d, version %s after %s", r.StatusCode, c.version(body), v)
+	}
+	if r, body := c.do("GET", "/v1/secrets/db?field=password", "", "Accept: application/octet-stream"); r.StatusCode != 200 || body == "" || body[0] == '{' {
+		c.Errorf("raw field: %d", r.StatusCode)
+	}
+	_, body = c.do("GET", "/v1/secrets/db", "")
+	if r, body := c.do("POST", "/v1/secrets/db/refused", fmt.Sprintf(`{"version":%q}`, c.version(body))); r.StatusCode != 200 || c.version(body) == "" {
+		c.Errorf("refused: %d", r.StatusCode)
+	}
+	if r, _ := c.do("GET", "/v1/secrets/nosuch", ""); r.StatusCode != 403 {
+		c.Errorf("a name that the policy does not give: %d", r.StatusCode)
+	}
+}
+
+// signs has the HSM sign and verifies it with the public half.
+func (c socketClient) signs() {
+	c.Helper()
+	digest := sha256.Sum256([]byte("hello"))
+	var signed struct{ Signature []byte }
+	r, body := c.do("POST", "/v1/keys/host/sign", fmt.Sprintf(`{"hash":"SHA-256","padding":"pkcs1v15","digest":%q}`, base64.StdEncoding.EncodeToString(digest[:])))
+	if err := json.Unmarshal([]byte(body), &signed); err != nil || r.StatusCode != 200 {
+		c.Fatalf("sign: %d, %v: %s", r.StatusCode, err, body)
+	}
+	_, body = c.do("GET", "/v1/keys/host", "")
+	var key struct {
+		PublicKey string `json:"public_key"`
+	}
+	if err := json.Unmarshal([]byte(body), &key); err != nil {
+		c.Fatal(err)
+	}
+	block, _ := pem.Decode([]byte(key.PublicKey))
+	if block == nil {
+		c.Fatalf("public key: %s", body)
+	}
+	pub, err := x509.ParsePKIXPublicKey(block.Bytes)
+	if err != nil {
+		c.Fatal(err)
+	}
+	if err := rsa.VerifyPKCS1v15(pub.(*rsa.PublicKey), crypto.SHA256, digest[:], signed.Signature); err != nil {
+		c.Errorf("the signature: %v", err)
+	}
+}
+
+// events waits for a rotation in the stream of events.
+func (c socketClient) events() {
+	c.Helper()
+	ctx, cancel := context.WithTimeout(c.Context(), time.Minute)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://signet/v1/events", nil)
+	if err != nil {
+		c.Fatal(err)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		c.Fatal(err)
+	}
+	defer resp.Body.Close()
+	for s := bufio.NewScanner(resp.Body); s.Scan(); {
+		if s.Text() == "event: secret.changed" {
+			return
+		}
+	}
+	c.Error("no secret.changed within a minute")
+}
+
+// proxies calls the upstream without holding a credential.
+func (c socketClient) proxies() {
+	c.Helper()
+	r, body := c.do("GET", "/v1/upstreams/pam/proxy/iso/pam/credential/robot-test-5", "", "Authorization: Bearer of-the-caller", "Cookie: a=b")
+	if r.StatusCode != 200 || !strings.Contains(body, `"credential"`) {
+		c.Errorf("proxy: %d %s", r.StatusCode, body)
+	}
+	for path, want := range map[string]int{"/iso/pam/info/1": 403, "/iso/pam/credential/%2e%2e/info": 400, "/iso/pam/credential/a/b": 403} {
+		if r, _ := c.do("GET", "/v1/upstreams/pam/proxy"+path, ""); r.StatusCode != want {
+			c.Errorf("proxy %s: %d, want %d", path, r.StatusCode, want)
+		}
+	}
+	if r, _ := c.do("POST", "/v1/upstreams/pam/proxy/iso/pam/credential/robot-test-5", "{}"); r.StatusCode != 403 {
+		c.Errorf("proxied POST: %d", r.StatusCode)
+	}
+}
