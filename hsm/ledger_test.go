@@ -189,7 +189,7 @@ func TestOpeningIsOnePass(t *testing.T) {
 		}
 		stop()
 		s.CountCalls()
-		token, stop = open(t, s.Config(ledger, nil))
+		_, stop = open(t, s.Config(ledger, nil))
 		stop()
 		searches = append(searches, s.Calls()["C_FindObjectsInit"])
 		s.CountCalls()

@@ -23,8 +23,8 @@ typedef struct {
 } ck_functions;
 
 enum {
-	FN_LOGIN = 18, FN_ENCRYPT_INIT = 29, FN_ENCRYPT = 30, FN_DECRYPT_INIT = 33, FN_DECRYPT = 34,
-	FN_SIGN_INIT = 42, FN_SIGN = 43,
+	FN_LOGIN = 18, FN_GET_ATTRIBUTES = 24, FN_ENCRYPT_INIT = 29, FN_ENCRYPT = 30, FN_DECRYPT_INIT = 33, FN_DECRYPT = 34,
+	FN_SIGN_INIT = 42, FN_SIGN = 43, MAX_ATTRIBUTES = 4,
 };
 
 static ck_functions *signet_load(const char *path, const char **why) {
@@ -58,6 +58,24 @@ static ck_ulong signet_sign(ck_functions *f, ck_ulong session, ck_ulong mech, vo
 	if (rv != 0) return rv;
 	*begun = 1;
 	return sign(session, in, inlen, out, outlen);
+}
+
+typedef struct {
+	ck_ulong type;
+	void *value;
+	ck_ulong len;
+} ck_attribute;
+
+// signet_get reads n attributes at once, each into its part of buf. lens are
+// their lengths.
+static ck_ulong signet_get(ck_functions *f, ck_ulong session, ck_ulong object, ck_ulong *types, int n,
+                           unsigned char *buf, ck_ulong room, ck_ulong *lens) {
+	ck_ulong (*get)(ck_ulong, ck_ulong, ck_attribute *, ck_ulong) = f->fn[FN_GET_ATTRIBUTES];
+	ck_attribute a[MAX_ATTRIBUTES];
+	for (int i = 0; i < n; i++) a[i] = (ck_attribute){types[i], buf + i * room, room};
+	ck_ulong rv = get(session, object, a, n);
+	for (int i = 0; i < n; i++) lens[i] = a[i].len;
+	return rv;
 }
 
 typedef struct {
@@ -138,6 +156,31 @@ func (c capi) sign(s pkcs11.SessionHandle, mech uint, par []C.ck_ulong, key pkcs
 	r := C.signet_sign(c.f, C.ck_ulong(s), C.ck_ulong(mech), pp, C.ck_ulong(len(par)*C.sizeof_ck_ulong), C.ck_ulong(key),
 		(*C.uchar)(unsafe.SliceData(in)), C.ck_ulong(len(in)), (*C.uchar)(unsafe.SliceData(out)), &size, &flag)
 	return int(size), flag != 0, uint(r)
+}
+
+// attributeRoom is how long an attribute may be to be read in one call.
+const attributeRoom = 1024
+
+// attributes reads up to four attributes in one call, where miekg/pkcs11 asks
+// for their lengths first. CKR_BUFFER_TOO_SMALL is for it then.
+func (c capi) attributes(s pkcs11.SessionHandle, o pkcs11.ObjectHandle, types ...uint) ([][]byte, uint) {
+	var kinds, lens [C.MAX_ATTRIBUTES]C.ck_ulong
+	for i, t := range types {
+		kinds[i] = C.ck_ulong(t)
+	}
+	buf := make([]byte, len(types)*attributeRoom)
+	rv := C.signet_get(c.f, C.ck_ulong(s), C.ck_ulong(o), &kinds[0], C.int(len(types)), (*C.uchar)(unsafe.SliceData(buf)), attributeRoom, &lens[0])
+	if rv != 0 {
+		return nil, uint(rv)
+	}
+	values := make([][]byte, len(types))
+	for i := range types {
+		if lens[i] > attributeRoom {
+			return nil, pkcs11.CKR_BUFFER_TOO_SMALL
+		}
+		values[i] = buf[i*attributeRoom : i*attributeRoom+int(lens[i])]
+	}
+	return values, 0
 }
 
 // cryptRoom is how much longer a result may be than what goes in.

@@ -97,18 +97,18 @@ func (m *module) search(template ...*pkcs11.Attribute) ([]pkcs11.ObjectHandle, e
 // given. An object that cannot be read is returned with its error.
 func (m *module) identify(h pkcs11.ObjectHandle, class uint) object {
 	o := object{handle: h, class: class}
-	template := []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_ID, nil), pkcs11.NewAttribute(pkcs11.CKA_LABEL, nil)}
+	types := []uint{pkcs11.CKA_ID, pkcs11.CKA_LABEL}
 	if class == unavailable {
-		template = append(template, pkcs11.NewAttribute(pkcs11.CKA_CLASS, nil))
+		types = append(types, pkcs11.CKA_CLASS)
 	}
-	attrs, err := m.ctx.GetAttributeValue(m.admin, h, template)
+	values, err := m.attributes(h, types...)
 	if err != nil {
 		o.err = err
 		return o
 	}
-	o.id, o.label = attrs[0].Value, attrs[1].Value
+	o.id, o.label = values[0], values[1]
 	if class == unavailable {
-		o.class = ulong(attrs[2].Value)
+		o.class = ulong(values[2])
 	}
 	return o
 }
@@ -239,11 +239,36 @@ func zero(b []byte) bool {
 }
 
 func (m *module) attribute(h pkcs11.ObjectHandle, typ uint) ([]byte, error) {
-	attrs, err := m.ctx.GetAttributeValue(m.admin, h, []*pkcs11.Attribute{pkcs11.NewAttribute(typ, nil)})
+	values, err := m.attributes(h, typ)
 	if err != nil {
 		return nil, err
 	}
-	return attrs[0].Value, nil
+	return values[0], nil
+}
+
+// attributes reads attributes, those of usual length in one call.
+func (m *module) attributes(h pkcs11.ObjectHandle, types ...uint) ([][]byte, error) {
+	values, rv := m.c.attributes(m.admin, h, types...)
+	switch rv {
+	case pkcs11.CKR_OK:
+		return values, nil
+	case pkcs11.CKR_BUFFER_TOO_SMALL:
+	default:
+		return nil, pkcs11.Error(rv)
+	}
+	var template []*pkcs11.Attribute
+	for _, t := range types {
+		template = append(template, pkcs11.NewAttribute(t, nil))
+	}
+	attrs, err := m.ctx.GetAttributeValue(m.admin, h, template)
+	if err != nil {
+		return nil, err
+	}
+	values = nil
+	for _, a := range attrs {
+		values = append(values, a.Value)
+	}
+	return values, nil
 }
 
 func (m *module) isAES256(h pkcs11.ObjectHandle) bool {
@@ -281,12 +306,11 @@ func (m *module) publicKey(h pkcs11.ObjectHandle) (typ string, spki []byte, sigL
 }
 
 func (m *module) rsaKey(h pkcs11.ObjectHandle) (pub any, typ string, sigLen int) {
-	attrs, err := m.ctx.GetAttributeValue(m.admin, h, []*pkcs11.Attribute{
-		pkcs11.NewAttribute(pkcs11.CKA_MODULUS, nil), pkcs11.NewAttribute(pkcs11.CKA_PUBLIC_EXPONENT, nil)})
+	values, err := m.attributes(h, pkcs11.CKA_MODULUS, pkcs11.CKA_PUBLIC_EXPONENT)
 	if err != nil {
 		return nil, "", 0
 	}
-	n, e := new(big.Int).SetBytes(attrs[0].Value), new(big.Int).SetBytes(attrs[1].Value)
+	n, e := new(big.Int).SetBytes(values[0]), new(big.Int).SetBytes(values[1])
 	if !e.IsInt64() || e.Int64() < 3 || e.Int64() > 1<<31-1 {
 		return nil, "", 0
 	}
@@ -340,12 +364,11 @@ func (m *module) edKey(h pkcs11.ObjectHandle) (pub any, typ string, sigLen int) 
 
 // point reads an elliptic curve point.
 func (m *module) point(h pkcs11.ObjectHandle) (params, point []byte, ok bool) {
-	attrs, err := m.ctx.GetAttributeValue(m.admin, h, []*pkcs11.Attribute{
-		pkcs11.NewAttribute(pkcs11.CKA_EC_PARAMS, nil), pkcs11.NewAttribute(pkcs11.CKA_EC_POINT, nil)})
+	values, err := m.attributes(h, pkcs11.CKA_EC_PARAMS, pkcs11.CKA_EC_POINT)
 	if err != nil {
 		return nil, nil, false
 	}
-	return attrs[0].Value, attrs[1].Value, true
+	return values[0], values[1], true
 }
 
 // bare is a point of that many bytes. The standard wants it in an OCTET STRING;
