@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -75,10 +76,13 @@ func newBed(t *testing.T) *bed {
 	return b
 }
 
-// rootCA is one CA for all tests of a bubble's own time.
+// oneCA is made in the first bubble, and good in all of them: they begin at the
+// same time.
+var oneCA = sync.OnceValues(ciphertrusttest.NewCA)
+
 func rootCA(t *testing.T) *upstreamtest.CA {
 	t.Helper()
-	ca, err := ciphertrusttest.NewCA()
+	ca, err := oneCA()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,9 +152,9 @@ func (b *bed) token(l *ciphertrust.Login) *oauth2.Token {
 func TestADayOfShortTokens(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBed(t)
-		logins := 0
+		var logins atomic.Int64
 		ask := b.cfg.Password
-		b.cfg.Password = func() (secret.Value, error) { logins++; return ask() }
+		b.cfg.Password = func() (secret.Value, error) { logins.Add(1); return ask() }
 		had := b.keep(ciphertrust.NewLogin(b.cfg), 24*time.Hour)
 		if had != 24*60 {
 			t.Errorf("%d of %d fetches succeeded", had, 24*60)
@@ -161,8 +165,8 @@ func TestADayOfShortTokens(t *testing.T) {
 				refused++
 			}
 		}
-		if refused != 0 || logins != 1 {
-			t.Errorf("%d requests with a token that was over, %d logins by password; want 0, and 1", refused, logins)
+		if refused != 0 || logins.Load() != 1 {
+			t.Errorf("%d requests with a token that was over, %d logins by password; want 0, and 1", refused, logins.Load())
 		}
 		live := b.live()
 		if len(live) != 1 || len(b.server.Tokens()) != 1 {
@@ -300,15 +304,16 @@ func TestLockOfAPersonsLogin(t *testing.T) {
 func TestRefusedPasswordIsNotHammered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBed(t)
-		password := "wr0ng-Password!"
-		b.cfg.Password = func() (secret.Value, error) { return secret.New([]byte(password)), nil }
+		var password atomic.Value
+		password.Store("wr0ng-Password!")
+		b.cfg.Password = func() (secret.Value, error) { return secret.New([]byte(password.Load().(string))), nil }
 		l := ciphertrust.NewLogin(b.cfg)
 		b.keep(l, 30*time.Minute)
 		if n := b.calls("/api/v1/auth/tokens", 401); n > 6 {
 			t.Errorf("tried %d times in half an hour", n)
 		}
 		_ = b.server.Unlock("svc")
-		password = goodPassword
+		password.Store(goodPassword)
 		b.keep(l, time.Minute)
 		b.token(l)
 	})

@@ -2,6 +2,7 @@ package ciphertrust_test
 
 import (
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -214,10 +215,11 @@ func TestRefreshTokenOfAFile(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		file := got.RefreshToken
+		var file atomic.Value
+		file.Store(got.RefreshToken)
 		b.keeper = new(memKeeper)
 		b.cfg.Grant, b.cfg.Password, b.cfg.Keeper = ciphertrust.GrantRefreshToken, nil, b.keeper
-		b.cfg.RefreshToken = func() (secret.Value, error) { return file, nil }
+		b.cfg.RefreshToken = func() (secret.Value, error) { return file.Load().(secret.Value), nil }
 		l := ciphertrust.NewLogin(b.cfg)
 		if had := b.keep(l, 30*time.Minute); had != 30 {
 			t.Errorf("%d fetches succeeded", had)
@@ -230,7 +232,7 @@ func TestRefreshTokenOfAFile(t *testing.T) {
 		if got, err = ciphertrust.NewLogin(b.cfg).Login(t.Context(), r); err != nil {
 			t.Fatal(err)
 		}
-		file = got.RefreshToken
+		file.Store(got.RefreshToken)
 		b.keep(l, 2*time.Minute)
 		if had := b.keep(l, 20*time.Minute); had != 20 {
 			t.Errorf("%d fetches succeeded with the new one", had)
