@@ -53,7 +53,7 @@ func Postgres(t testing.TB) *Server {
 		t.Fatal(err)
 	}
 	s := &Server{Port: freePort(t), Socket: dir, t: t}
-	daemon(t, as, syscall.SIGQUIT, filepath.Join(bin, "postgres"), "-D", data, "-c", "fsync=off", "-c", "max_connections=60",
+	daemon(t, as, syscall.SIGINT, filepath.Join(bin, "postgres"), "-D", data, "-c", "fsync=off", "-c", "max_connections=60", "-c", "dynamic_shared_memory_type=mmap",
 		"-c", "listen_addresses=127.0.0.1", "-c", "port="+strconv.Itoa(s.Port), "-c", "unix_socket_directories="+dir)
 	s.open("pgx", fmt.Sprintf("host=%s port=%d user=admin dbname=postgres", dir, s.Port))
 	return s
