@@ -56,7 +56,7 @@ func (m *metrics) upstreamRequest(upstream string) func(code string) {
 // them can fall behind what is so.
 type stateCollector struct {
 	agent *Agent
-	freshUntil, stale, notAfter, provenAt,
+	freshUntil, stale, notAfter, generation, nextAction, failures, provenAt,
 	restarts, runway *prometheus.Desc
 }
 
@@ -65,6 +65,9 @@ func newStateCollector(a *Agent) *stateCollector {
 		freshUntil: prometheus.NewDesc("signet_secret_fresh_until_seconds", "Unix time until which a secret is fresh.", []string{"secret"}, nil),
 		stale:      prometheus.NewDesc("signet_secret_stale", "1 if a secret is served stale or not at all.", []string{"secret"}, nil),
 		notAfter:   prometheus.NewDesc("signet_certificate_not_after_seconds", "Unix time at which the certificate in use ends.", []string{"certificate"}, nil),
+		generation: prometheus.NewDesc("signet_certificate_generation", "Generation of the key of the certificate in use.", []string{"certificate"}, nil),
+		nextAction: prometheus.NewDesc("signet_certificate_next_action_seconds", "Unix time at which something is done about a certificate next.", []string{"certificate", "action"}, nil),
+		failures:   prometheus.NewDesc("signet_certificate_failures", "Steps that failed in a row.", []string{"certificate"}, nil),
 		provenAt:   prometheus.NewDesc("signet_consumer_proven_at_seconds", "Unix time at which a consumer was last seen to serve its certificate.", []string{"consumer"}, nil),
 		restarts:   prometheus.NewDesc("signet_hsm_restarts_total", "Times that the HSM worker was started anew.", nil, nil),
 		runway:     prometheus.NewDesc("signet_runway_seconds", "How long everything still works if every upstream stopped now.", nil, nil),
@@ -73,7 +76,7 @@ func newStateCollector(a *Agent) *stateCollector {
 
 // Describe is for prometheus.Collector.
 func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.freshUntil, c.stale, c.notAfter, c.provenAt, c.restarts, c.runway} {
+	for _, d := range []*prometheus.Desc{c.freshUntil, c.stale, c.notAfter, c.generation, c.nextAction, c.failures, c.provenAt, c.restarts, c.runway} {
 		ch <- d
 	}
 }
@@ -100,6 +103,9 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 			}
 		case "certificate", "identity":
 			gauge(c.notAfter, seconds(it.NotAfter), it.Name)
+			gauge(c.generation, float64(it.Generation), it.Name)
+			gauge(c.nextAction, seconds(it.NextAt), it.Name, it.NextAction)
+			gauge(c.failures, float64(it.Failures), it.Name)
 		}
 	}
 	restarts := 0

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/signet-agent/signet/client"
 	"github.com/signet-agent/signet/upstream/manager/managertest"
 	"github.com/signet-agent/signet/upstream/upstreamtest"
 )
@@ -281,4 +282,71 @@ func TestLostAnswersEndWithWordsForTheAdministrator(t *testing.T) {
 		t.Errorf("unexplained: %s", left)
 	}
 	r.until("one key", 10*time.Second, func() bool { return len(r.privateKeys()) == 1 })
+}
+
+// Everything that happens next, or went wrong, is in status, plan, metrics and
+// events.
+func TestWhatHappensToACertificateIsShown(t *testing.T) {
+	r := newIdentityRig(t)
+	r.enrolled()
+	seen := make(chan client.Event, 16)
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for e, err := range r.client.Events(ctx) {
+			if err != nil {
+				return
+			}
+			select {
+			case seen <- e:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	next := func(kind string) string {
+		t.Helper()
+		for {
+			select {
+			case e := <-seen:
+				if e.Type == kind {
+					return string(e.Data)
+				}
+			case <-time.After(20 * time.Second):
+				t.Fatalf("no event %s", kind)
+			}
+		}
+	}
+	r.control("PUT", "/faults", []upstreamtest.Fault{{Kind: upstreamtest.FaultStatus, Status: 500, Path: "*/rotateClientKey.adm", Count: 1}}, nil)
+	if err := r.client.Rotate(t.Context(), "host", false); err == nil {
+		t.Error("rotated in spite of a 500")
+	}
+	if e := next("renewal.failed"); !strings.Contains(e, `"tries":1`) || !strings.Contains(e, `"error":"`) || !strings.Contains(e, `"next":"`) {
+		t.Error(e)
+	}
+	i, _ := r.host()
+	if i.State == "valid" && (i.Failures != 1 || i.LastErrorAt.IsZero() || i.RetryAt.IsZero() || i.Making != "rotate") {
+		t.Errorf("%+v", i)
+	}
+	if e := next("key.rotated"); !strings.Contains(e, `"generation":2`) || !strings.Contains(e, `"was":1`) || !strings.Contains(e, `"serial":"`) || !strings.Contains(e, `"until":"`) {
+		t.Error(e)
+	}
+	r.until("new generation in the status", 10*time.Second, func() bool {
+		var ok bool
+		i, ok = r.host()
+		return ok && i.Generation == 2 && i.Making == ""
+	})
+	if i.Serial == "" || i.NextAction != "renew" || !i.NextAt.After(time.Now()) || !i.NextAt.Before(i.NotAfter) || i.LastError != "" {
+		t.Errorf("%+v", i)
+	}
+	plan, err := r.client.Plan(t.Context())
+	if err != nil || len(plan.Steps) == 0 {
+		t.Fatal(plan, err)
+	}
+	if last := plan.Steps[len(plan.Steps)-1]; last.Action != "renew" || last.Name != "host" || !last.At.Equal(i.NextAt) {
+		t.Errorf("%+v", plan.Steps)
+	}
+	stop()
+	<-done
 }
