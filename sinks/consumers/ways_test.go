@@ -3,6 +3,8 @@ package consumers
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -228,11 +230,18 @@ func TestHAProxyPayloadHasNoEmptyLine(t *testing.T) {
 // fakeRedis answers each command by its name.
 func fakeRedis(t *testing.T, answers map[string]string) (address string, got chan []string) {
 	t.Helper()
-	address, got = filepath.Join(tempDir(t), "s"), make(chan []string, 10)
+	address = filepath.Join(tempDir(t), "s")
 	l, err := net.Listen("unix", address)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return address, redisOn(t, l, answers)
+}
+
+// redisOn is a Redis on a listener; what it is told comes out of got.
+func redisOn(t *testing.T, l net.Listener, answers map[string]string) (got chan []string) {
+	t.Helper()
+	got = make(chan []string, 10)
 	t.Cleanup(func() { l.Close() })
 	serve := func(c net.Conn) {
 		defer c.Close()
@@ -263,7 +272,31 @@ func fakeRedis(t *testing.T, answers map[string]string) (address string, got cha
 			go serve(c)
 		}
 	}()
-	return address, got
+	return got
+}
+
+// With ca_file the connection is TLS, and the server has to be the right one.
+func TestRedisOverTLS(t *testing.T) {
+	ca := newCA(t)
+	l, err := tls.Listen("tcp", "127.0.0.1:0", config(t, ca.issue(t, "redis.example")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	redisOn(t, l, map[string]string{"CONFIG": "+OK"})
+	r := Redis{Address: l.Addr().String(), CAFile: filepath.Join(tempDir(t), "ca.pem"), CertFile: "/t/c", KeyFile: "/t/k"}
+	for _, tt := range []struct {
+		name string
+		ca   *testCA
+		ok   bool
+	}{{"its CA", ca, true}, {"another CA", newCA(t), false}} {
+		text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: tt.ca.cert.Raw})
+		if err := os.WriteFile(r.CAFile, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Reload(t.Context()); (err == nil) != tt.ok {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+	}
 }
 
 func TestRedisLogsInAndSetsBothInOne(t *testing.T) {
