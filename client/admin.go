@@ -43,7 +43,7 @@ type HSMStatus struct {
 
 // An Item is one thing that the agent keeps fresh.
 type Item struct {
-	Kind        string    `json:"kind"` // secret, certificate, identity, token, file
+	Kind        string    `json:"kind"` // secret, certificate, identity, token, file, consumer
 	Name        string    `json:"name"`
 	State       string    `json:"state"` // fresh, stale, expired, missing, failed, ...
 	Version     string    `json:"version,omitempty"`
@@ -60,8 +60,10 @@ type Item struct {
 	RetryAt     time.Time `json:"retry_at,omitzero"`
 	LastError   string    `json:"last_error,omitempty"`
 	LastErrorAt time.Time `json:"last_error_at,omitzero"`
-	Hint        string    `json:"hint,omitempty"`   // what a person has to do
-	Notice      string    `json:"notice,omitempty"` // what the upstream has noticed about it
+	ReloadedAt  time.Time `json:"reloaded_at,omitzero"` // when a consumer last took up its files
+	ProvenAt    time.Time `json:"proven_at,omitzero"`   // when it was last seen to serve them
+	Hint        string    `json:"hint,omitempty"`       // what a person has to do
+	Notice      string    `json:"notice,omitempty"`     // what the upstream has noticed about it
 }
 
 // An Upstream is one that the agent is configured with.

@@ -114,6 +114,12 @@ func itemRows(items []client.Item) [][]string {
 	rows := [][]string{{"KIND", "NAME", "STATE", "VERSION", "FRESH UNTIL", "ROTATES AT", "LAST ERROR"}}
 	for _, i := range items {
 		version, until, last := i.Version, i.FreshUntil, i.LastError
+		switch {
+		case !i.ProvenAt.IsZero():
+			version = "proven " + instant(i.ProvenAt)
+		case !i.ReloadedAt.IsZero():
+			version = "reloaded " + instant(i.ReloadedAt)
+		}
 		if version == "" && i.Generation > 0 {
 			version = "#" + strconv.Itoa(i.Generation)
 		}
