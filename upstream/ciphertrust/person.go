@@ -137,6 +137,11 @@ func (l *Login) limit(ctx context.Context, in signIn) (time.Duration, error) {
 	if l.s.Token.exists() && !l.s.Out {
 		r := tokenRequest{Grant: GrantRefreshToken, RefreshToken: string(l.s.Token.Token.Reveal()), ClientID: l.s.Token.ClientID, Domain: l.cfg.Domain}
 		if a, err := l.client.grant(ctx, r); err == nil {
+			if a.RefreshToken != "" {
+				if err := l.replaced(ctx, a); err != nil {
+					return 0, err
+				}
+			}
 			if limit, err := l.as(a.JWT).MaximumRefreshTokenLifetime(ctx); err == nil {
 				return limit, nil
 			}
@@ -191,6 +196,9 @@ func (l *Login) adopt(ctx context.Context, given refreshToken) (*oauth2.Token, e
 	next := l.s
 	if !given.Token.Equal(l.s.Token.Token) {
 		next.condemn()
+	}
+	if a.RefreshToken != "" { // in place of the one given
+		given.Token, given.ID = secret.New([]byte(a.RefreshToken)), a.RefreshTokenID
 	}
 	next.Token, next.Shared, next.Out = given, true, false
 	next.Since, next.Until, next.Idle, next.Username = time.Now().Round(0), time.Time{}, 0, ""

@@ -135,8 +135,11 @@ func (l *Login) learnCap(ctx context.Context, as *Client) {
 // list.
 func (l *Login) revokeOld(ctx context.Context) {
 	for len(l.s.Old) > 0 {
-		if err := l.drop(ctx, l.s.Old[0]); err != nil && !definite(err) {
-			l.cfg.Log.Warn("replaced refresh token not revoked yet", "upstream", l.client.http.Name(), "err", err)
+		err := l.drop(ctx, l.s.Old[0])
+		if err != nil {
+			l.cfg.Log.Warn("replaced refresh token not revoked", "upstream", l.client.http.Name(), "id", l.s.Old[0].ID, "err", err, "again", !definite(err))
+		}
+		if err != nil && !definite(err) {
 			return
 		}
 		next := l.s
