@@ -1,11 +1,13 @@
 package hsmtest
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/signet-agent/signet/hsm"
@@ -26,16 +28,38 @@ func NewShim(t testing.TB) *Shim {
 	t.Helper()
 	s := &Shim{SoftHSM: New(t), t: t}
 	s.Dir = filepath.Join(s.SoftHSM.Dir, "shim")
-	s.Path = filepath.Join(s.SoftHSM.Dir, "shim.so")
+	s.Path = shimPath(t)
 	if err := os.Mkdir(s.Dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	cc := exec.Command("cc", "-shared", "-fPIC", "-o", s.Path, filepath.Join(sourceDir(), "..", "testdata", "shim.c"), "-ldl")
-	if out, err := cc.CombinedOutput(); err != nil {
-		t.Fatalf("build the shim: %v\n%s", err, out)
-	}
 	s.Env = append(s.Env, "SHIM_MODULE="+s.Module, "SHIM_DIR="+s.Dir)
 	return s
+}
+
+// shim is compiled once for each test process.
+var shim struct {
+	once sync.Once
+	path string
+	err  error
+}
+
+func shimPath(t testing.TB) string {
+	t.Helper()
+	shim.once.Do(func() {
+		var dir string
+		if dir, shim.err = os.MkdirTemp("", "signet-shim-"); shim.err != nil {
+			return
+		}
+		shim.path = filepath.Join(dir, "shim.so")
+		cc := exec.Command("cc", "-shared", "-fPIC", "-o", shim.path, filepath.Join(sourceDir(), "..", "testdata", "shim.c"), "-ldl")
+		if out, err := cc.CombinedOutput(); err != nil {
+			shim.err = fmt.Errorf("build the shim: %w\n%s", err, out)
+		}
+	})
+	if shim.err != nil {
+		t.Fatal(shim.err)
+	}
+	return shim.path
 }
 
 // Config is a configuration for the token behind the shim.
