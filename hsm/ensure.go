@@ -21,8 +21,8 @@ import (
 
 const (
 	// rsaPatience is how many times longer than other calls the generation of a
-	// large RSA key may take.
-	rsaPatience = 3
+	// large RSA key may take. It is a matter of luck, and of who else computes.
+	rsaPatience = 6
 	// sweepAfter is how long nameless remains must have stayed as they are: what
 	// another program is just generating looks the same, for a moment.
 	sweepAfter = 2 * time.Second

@@ -28,7 +28,9 @@ var allTypes = []hsm.KeyType{hsm.RSA2048, hsm.RSA3072, hsm.RSA4096, hsm.ECDSAP25
 func TestSignsWithEveryAlgorithm(t *testing.T) {
 	t.Parallel()
 	s, ledger, guard := fresh(t)
-	token, _ := open(t, s.Config(ledger, guard))
+	cfg := s.Config(ledger, guard)
+	cfg.Timeout = 30 * time.Second // large RSA keys take theirs on a busy machine
+	token, _ := open(t, cfg)
 	for _, typ := range allTypes {
 		t.Run(string(typ), func(t *testing.T) {
 			key := newKey(t, token, "k-"+string(typ), typ)
