@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -191,6 +192,7 @@ func TestCipherTrustCAByCommandLine(t *testing.T) {
 	}
 	h := newTrustHost(t, `certificates:
   nginx: {issuer: cm, ca: sub, purpose: server, duration: 20d, key: {type: ecdsa-p256, store: file}, dns_names: [nginx.example], subject: {common_name: nginx.example}}
+  own: {issuer: cm, ca: sub, purpose: ca, duration: 20d, key: {type: ecdsa-p256}, subject: {common_name: own-ca.example}}
 files:
   - {dir: %[1]s/tls, entries: {cert.pem: {certificate: nginx, format: pem-chain}, key.pem: {certificate: nginx, format: pem-key}}}
 `)
@@ -246,6 +248,16 @@ files:
 	}
 
 	h.delivered(sub.ID)
+
+	// A key in the HSM is certified as a CA's too.
+	h.until("the CA certificate of an HSM key is there", func() bool {
+		_, out, _ := h.try("status", "--json")
+		var s client.Status
+		if json.Unmarshal([]byte(out), &s) != nil {
+			return false
+		}
+		return slices.ContainsFunc(s.Items, func(it client.Item) bool { return it.Name == "own" && it.State == "valid" })
+	})
 
 	// What destroys something asks, and without a terminal says so.
 	if status, _, errs := h.try("ciphertrust", "ca", "delete", root.ID); status != exitUsage || !strings.Contains(errs, "--yes") {
