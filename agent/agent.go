@@ -29,6 +29,9 @@ type Options struct {
 	Notifier *systemd.Notifier
 	// Listener is the agent's socket, handed over by systemd; nil makes it.
 	Listener net.Listener
+	// Loaded is called, if it is not nil, when the cache is read: the most
+	// memory that is needed to start has been used.
+	Loaded func()
 	// Credentials is the credentials socket, likewise.
 	Credentials net.Listener
 }

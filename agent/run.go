@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -182,8 +181,10 @@ func (a *Agent) notify(ctx context.Context) error {
 	if !a.awaitOpen(ctx) {
 		return nil
 	}
-	debug.FreeOSMemory() // what reading the configuration and the cache took
 	a.opt.Notifier.Ready()
+	if a.opt.Loaded != nil {
+		a.opt.Loaded()
+	}
 	a.log.Info("ready", "socket", a.cfg.SocketPath())
 	t := time.NewTicker(5 * time.Second)
 	defer t.Stop()

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"log/slog"
+	"math"
 	"net"
 	"os"
 	"os/signal"
@@ -28,7 +29,7 @@ starts. SIGHUP reads it again: one that is in order replaces the running one,
 one that is not changes nothing and is told in the log.`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			saveMemory := hurry()
+			hurry()
 			cfg, err := loadConfig(file)
 			if err != nil {
 				return err
@@ -36,7 +37,6 @@ one that is not changes nothing and is told in the log.`,
 			if err := harden(); err != nil {
 				return err
 			}
-			saveMemory()
 			return keepRunning(cmd.Context(), p, file, cfg)
 		},
 	}
@@ -44,21 +44,25 @@ one that is not changes nothing and is told in the log.`,
 	return cmd
 }
 
-// hurry has no garbage collected until the function that it returns is called,
-// within reason: reading a large configuration makes much of it, and collecting
-// that takes longer than the reading. From then on it is collected sooner than Go
-// does by default: little is made per request, and most of what is kept are
-// sealed values, which cost the collector nothing. GOGC overrides both.
-func hurry() (saveMemory func()) {
-	if os.Getenv("GOGC") != "" {
-		return func() {}
+// hurry has no garbage collected, within reason, until saveMemory is called:
+// reading a large configuration and the cache makes much of it, and collecting
+// that takes longer than the reading. GOGC overrides both.
+func hurry() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(-1)
+		debug.SetMemoryLimit(256 << 20)
 	}
-	debug.SetGCPercent(-1)
-	limit := debug.SetMemoryLimit(256 << 20)
-	return func() {
+}
+
+// saveMemory has garbage collected sooner than Go does by default: little is made
+// per request, and most of what is kept are sealed values, which cost the
+// collector nothing.
+func saveMemory() {
+	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(25)
-		debug.SetMemoryLimit(limit)
+		debug.SetMemoryLimit(math.MaxInt64)
 	}
+	debug.FreeOSMemory()
 }
 
 // harden keeps the memory of this process from others: no core dump, and no
@@ -81,7 +85,7 @@ func keepRunning(ctx context.Context, p *program, file string, cfg *config.Confi
 		}
 	}
 	log := slog.New(systemd.NewLogHandler(p.stderr, systemd.LogOptions{Level: level, Format: cfg.Log.Format}))
-	opt := agent.Options{Log: log, Version: versionText(), Notifier: systemd.NewNotifier(log)}
+	opt := agent.Options{Log: log, Version: versionText(), Notifier: systemd.NewNotifier(log), Loaded: saveMemory}
 	given, err := systemd.Listeners()
 	if err != nil {
 		return err
