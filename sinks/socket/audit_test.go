@@ -1,0 +1,59 @@
+package socket
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/signet-agent/signet/internal/access"
+)
+
+// On a full disk nothing is served that cannot be recorded, unless the operator
+// wants it so; by either way that a read can take.
+func TestFullDiskRefusesOrAllows(t *testing.T) {
+	for _, allow := range []bool{false, true} {
+		audit, err := access.OpenAudit(access.AuditConfig{Path: "/dev/full", Allow: allow})
+		if err != nil {
+			t.Skip(err)
+		}
+		rule := access.Rule{Callers: access.Callers{Users: []string{strconv.Itoa(os.Getuid())}}, Allow: access.Allow{Secrets: []string{"db"}}}
+		policy, err := access.Compile([]access.Rule{rule})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := &rig{t: t, path: filepath.Join(t.TempDir(), "s"), served: make(chan error, 1)}
+		r.Server = New(Config{Backend: &fake{}, Policy: policy, Audit: audit, Secrets: []string{"db"}})
+		r.PublishSecret(db("1"))
+		ln, err := Listen(r.path, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		go func() { r.served <- r.Serve(ctx, ln) }()
+		r.client = newClient(r.path)
+		for deadline := time.Now().Add(10 * time.Second); audit.Err() == nil; <-time.After(10 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatal("the full disk is not noticed")
+			}
+		}
+		want := map[bool]int{false: 503, true: 200}[allow]
+		for _, header := range []string{"Accept: */*", "X-Not-Plain: 1"} {
+			a := r.do("GET", "/v1/secrets/db", "", header)
+			if a.status != want {
+				t.Errorf("allow=%v, %s: %d, want %d", allow, header, a.status, want)
+			}
+			if !allow && a.code(t) != CodeUnavailable {
+				t.Errorf("code %s", a.code(t))
+			}
+		}
+		stop()
+		if err := <-r.served; err != nil {
+			t.Error(err)
+		}
+		r.client.CloseIdleConnections()
+		_ = audit.Close() // what waits cannot be written
+	}
+}
