@@ -34,6 +34,8 @@ type Options struct {
 	Loaded func()
 	// Credentials is the credentials socket, likewise.
 	Credentials net.Listener
+	// Held are connections to it that a killed process has left unanswered.
+	Held []net.Conn
 }
 
 // Agent is one running agent. Everything in it is made by newAgent and wired

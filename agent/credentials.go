@@ -20,6 +20,7 @@ func (a *Agent) makeCredentials(policy *access.Policy) {
 		Secrets:      slices.Collect(maps.Keys(a.cfg.Secrets)),
 		Certificates: append(slices.Collect(maps.Keys(a.cfg.Certificates)), slices.Collect(maps.Keys(a.cfg.Identities))...),
 		Opened:       a.opened, Wait: a.cfg.CredentialsSocket.WaitLimit(),
+		Hold: a.opt.Notifier.Hold, Held: a.opt.Held,
 	})
 }
 

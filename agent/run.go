@@ -69,7 +69,7 @@ func (a *Agent) run(ctx context.Context) error {
 		part{"clock", a.watchClock},
 		part{"watchdog", func(ctx context.Context) error { return a.opt.Notifier.Watchdog(ctx, a.alive) }},
 	)
-	if creds != nil {
+	if creds != nil || len(a.opt.Held) > 0 {
 		rest = append(rest, a.credentialsPart(creds))
 	}
 	for name, r := range a.rotators {

@@ -20,7 +20,7 @@ func TestCredentials(t *testing.T) {
 	b.makeToken()
 	b.startSimulator()
 	long := strings.Repeat("n", 83-len("db.password")-len(".service")) + ".service" // as long as systemd can say
-	b.agentConfig("app.service", "own@1.service", "noname.service", "expected.service", long, "n"+long)
+	b.agentConfig("late.service", "app.service", "own@1.service", "noname.service", "expected.service", long, "n"+long)
 	b.run("install", "-d", "-o", "signet", "-g", "www-data", "-m", "0750", "/etc/app")
 	b.dropIn("LoadCredential=hsm-pin:/etc/signet/pin", "Environment=SOFTHSM2_CONF=/etc/signet/softhsm2.conf", "ReadWritePaths=/etc/app")
 	b.run("systemctl", "start", "signet-credentials.socket")
@@ -87,6 +87,17 @@ func TestCredentials(t *testing.T) {
 	if got := b.run("cat", "/etc/app/pw", "/etc/app/set/pw"); got != "secret@2504secret@2504" {
 		t.Errorf("the files hold %q", got)
 	}
+
+	// The agent is killed while a unit waits: no answer is not an empty one.
+	b.consumer("late.service", "LoadCredential=late.value:/run/signet/credentials.sock")
+	b.run("systemctl", "start", "--no-block", "late.service")
+	b.run("sleep", "1")
+	b.run("systemctl", "kill", "-s", "KILL", "--kill-who=main", "signet.service")
+	b.refused("late.service")
+	if got := b.try("journalctl", "-o", "cat", "-u", "signet.service", "SIGNET_UNIT=late.service"); !strings.Contains(got, "it was waited for") {
+		t.Errorf("the journal does not tell of the unit that waited: %q", got)
+	}
+	b.await("SubState", "running")
 
 	// While the agent is down, units wait for it.
 	b.run("systemctl", "stop", "signet.service")
@@ -155,14 +166,15 @@ func (b *bed) agentConfig(units ...string) {
 		"    url: " + s.URL,
 		"    ca_file: " + s.CAFile,
 		"    auth: {grant: client_credentials, client_id: " + s.ClientID + ", client_secret: {file: " + s.SecretFile + "}}",
-		"secrets: {db: {upstream: pam, credential: " + s.Credential + "}}",
+		"  away: {type: senhasegura, url: 'https://127.0.0.1:1', auth: {grant: client_credentials, client_id: x, client_secret: {file: " + s.SecretFile + "}}}",
+		"secrets: {db: {upstream: pam, credential: " + s.Credential + "}, late: {upstream: away, info: X}}",
 		"files:",
 		"  - {path: /etc/app/pw, secret: db, field: password, owner: www-data, group: adm, mode: '0640'}",
 		"  - {dir: /etc/app/set, entries: {pw: {secret: db, field: password}}, owner: www-data, group: adm, mode: '0640'}",
-		"credentials_socket: {path: /run/signet/credentials.sock}",
+		"credentials_socket: {path: /run/signet/credentials.sock, wait: 5s}",
 		"policy:",
 		"  - callers: {units: [" + strings.Join(units, ", ") + "]}",
-		"    allow: {secrets: [db]}",
+		"    allow: {secrets: [db, late]}",
 		"  - callers: {users: [root]}",
 		"    allow: {admin: true, secrets: [db]}", // which gives nothing to units
 	}, "\n"), 0o644)

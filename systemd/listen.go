@@ -3,6 +3,7 @@ package systemd
 import (
 	"fmt"
 	"net"
+	"strings"
 
 	"github.com/coreos/go-systemd/v22/activation"
 )
@@ -15,20 +16,28 @@ const (
 )
 
 // Listeners are the listening sockets that the service manager has opened for
-// the agent, by name. There are none if it was not started by a socket unit.
-// The environment is cleared, so that no child takes them for its own; a second
-// call finds nothing.
-func Listeners() (map[string]net.Listener, error) {
-	all, err := activation.ListenersWithNames()
-	if err != nil {
-		return nil, fmt.Errorf("sockets of the service manager: %w", err)
-	}
-	byName := map[string]net.Listener{}
-	for name, listeners := range all {
-		if len(listeners) != 1 || listeners[0] == nil {
-			return nil, fmt.Errorf("sockets of the service manager: %d are called %q, want one that listens; see FileDescriptorName=", len(listeners), name)
+// the agent, by name, and the connections that it has held since the process
+// before this one was killed. There are none if it was not started by a socket
+// unit. The environment is cleared, so that no child takes them for its own; a
+// second call finds nothing.
+func Listeners() (byName map[string]net.Listener, held []net.Conn, err error) {
+	byName = map[string]net.Listener{}
+	for _, f := range activation.Files(true) {
+		name := f.Name()
+		if strings.HasPrefix(name, heldPrefix) {
+			c, err := net.FileConn(f)
+			f.Close()
+			if err == nil { // else its other end is gone
+				held = append(held, c)
+			}
+			continue
 		}
-		byName[name] = listeners[0]
+		ln, err := net.FileListener(f)
+		f.Close()
+		if err != nil || byName[name] != nil {
+			return nil, nil, fmt.Errorf("sockets of the service manager: more than one is called %q, or it does not listen; see FileDescriptorName=", name)
+		}
+		byName[name] = ln
 	}
-	return byName, nil
+	return byName, held, nil
 }

@@ -86,7 +86,7 @@ func keepRunning(ctx context.Context, p *program, file string, cfg *config.Confi
 	}
 	log := slog.New(systemd.NewLogHandler(p.stderr, systemd.LogOptions{Level: level, Format: cfg.Log.Format}))
 	opt := agent.Options{Log: log, Version: versionText(), Notifier: systemd.NewNotifier(log), Loaded: saveMemory}
-	given, err := systemd.Listeners()
+	given, held, err := systemd.Listeners()
 	if err != nil {
 		return err
 	}
@@ -107,6 +107,7 @@ func keepRunning(ctx context.Context, p *program, file string, cfg *config.Confi
 			stop()
 			return err
 		}
+		opt.Held, held = held, nil // they are answered once
 		done := make(chan error, 1)
 		go func() { done <- agent.Run(rctx, cfg, opt) }()
 		for next == nil {

@@ -67,7 +67,7 @@ func (q *call) content(ctx context.Context) ([]byte, error) {
 	if q.s.cfg.Audit.Refusing() {
 		return nil, errors.New("the access cannot be recorded, so it is refused; see the audit file")
 	}
-	now, err := q.s.await(ctx, cred)
+	now, err := q.await(ctx, cred)
 	if ctx.Err() != nil {
 		return nil, errors.New("the agent is stopping")
 	}
@@ -85,6 +85,25 @@ func (q *call) content(ctx context.Context) ([]byte, error) {
 		return nil, fmt.Errorf("%s %q: is longer than the 1 MiB that systemd accepts", cred.kind, cred.name)
 	}
 	return content, nil
+}
+
+// await is the item, waited for if need be. While that lasts, the connection is
+// held: if the process is killed, it must not be closed, as that would be an
+// empty credential.
+func (q *call) await(ctx context.Context, cred credential) (slot, error) {
+	now, _ := q.s.look(q.s.slotOf(cred))
+	if now.usable(cred.kind, time.Now()) == nil {
+		return now, nil
+	}
+	if c, ok := q.c.(*net.UnixConn); ok && q.s.cfg.Hold != nil {
+		release, err := q.s.cfg.Hold(c)
+		if err != nil {
+			q.s.cfg.Log.Warn("a crash now would give an empty credential", "unit", q.at.unit, "credential", q.at.id, "err", err)
+		} else {
+			defer release()
+		}
+	}
+	return q.s.await(ctx, cred)
 }
 
 // identify believes the address only if the process that connected is what it
@@ -140,5 +159,8 @@ func (q *call) write(b []byte) error {
 		return err
 	}
 	_, err := q.c.Write(b)
+	if c, ok := q.c.(*net.UnixConn); ok {
+		err = errors.Join(err, c.CloseWrite()) // the end, whoever else has the connection
+	}
 	return err
 }

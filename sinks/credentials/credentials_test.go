@@ -246,3 +246,56 @@ func TestStopRefusesThoseWhoWait(t *testing.T) {
 		}
 	})
 }
+
+// While a unit waits its connection is held, and one that an earlier process
+// held is answered.
+func TestConnectionsAreHeldWhileTheyWait(t *testing.T) {
+	s := server(t, fetch(away))
+	path := filepath.Join(t.TempDir(), "s")
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	client, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var steps []string
+	s.cfg.Hold = func(*net.UnixConn) (func(), error) {
+		steps = append(steps, "hold")
+		s.PublishSecret(&sinks.Secret{Name: "late", UsableUntil: time.Now().Add(time.Hour), Fields: map[string]secret.Value{"v": secret.New([]byte("x"))}})
+		return func() { steps = append(steps, "release") }, nil
+	}
+	for _, id := range []string{"late.v", "late.v", "db.username"} { // the second does not wait
+		q := &call{s: s, c: conn, at: address{"app.service", id}, start: time.Now()}
+		if _, err := q.content(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	if got := strings.Join(steps, " "); got != "hold release" {
+		t.Errorf("%s, want the one that waits held, and released before it is answered", got)
+	}
+
+	// A copy of the connection elsewhere does not keep the peer from seeing the end.
+	copied, err := conn.(*net.UnixConn).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer copied.Close()
+	s.cfg.Held = []net.Conn{conn}
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(ctx, nil) }()
+	if b, err := io.ReadAll(client); err != nil || len(b) <= maxCredential { // it has no address, so it is refused
+		t.Errorf("a held connection was answered %d bytes, %v", len(b), err)
+	}
+	stop()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}

@@ -20,6 +20,9 @@
 // is longer than the service manager accepts, upon which the unit does not
 // start. Why is in the log and in the audit.
 //
+// While a unit waits, somebody else holds its connection too, so that a crash
+// does not close it; see Config.Hold.
+//
 // # At boot
 //
 // A unit that starts before the first fetch waits, as does its credential, up to

@@ -39,6 +39,10 @@ type Config struct {
 	Opened <-chan struct{}
 	// Wait is how long a unit waits for an item that is not there yet.
 	Wait time.Duration
+	// Hold has somebody keep a connection open should the process be killed, until
+	// release is called; Held are those that were kept so. Hold may be nil.
+	Hold func(*net.UnixConn) (release func(), err error)
+	Held []net.Conn
 	// Log is told of each refusal; nil is nobody.
 	Log *slog.Logger
 }
@@ -121,15 +125,23 @@ func (s *Server) look(at *slot) (slot, <-chan struct{}) {
 }
 
 // Serve answers on ln until ctx is done, and returns nil then. Units that wait
-// are refused. It closes ln.
+// are refused. It closes ln, which may be nil if there are only held connections
+// to answer.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for _, c := range s.cfg.Held {
+		wg.Go(func() { s.answer(ctx, c) })
+	}
+	if ln == nil {
+		<-ctx.Done()
+		return nil
+	}
 	defer context.AfterFunc(ctx, func() { ln.Close() })()
 	defer ln.Close()
 	if !s.awaitOpen(ctx) {
 		return nil
 	}
-	var wg sync.WaitGroup
-	defer wg.Wait()
 	room := make(chan struct{}, maxConns)
 	for {
 		select {
@@ -173,10 +185,7 @@ func (s *Server) awaitOpen(ctx context.Context) bool {
 func (s *Server) await(ctx context.Context, c credential) (slot, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Wait)
 	defer cancel()
-	at := s.secrets[c.name]
-	if c.kind == access.Certificate {
-		at = s.certificates[c.name]
-	}
+	at := s.slotOf(c)
 	tick := time.NewTicker(retryFetch)
 	defer tick.Stop()
 	var last error
@@ -205,6 +214,13 @@ func (s *Server) await(ctx context.Context, c credential) (slot, error) {
 			return slot{}, fmt.Errorf("%w; it was waited for %v", err, s.cfg.Wait)
 		}
 	}
+}
+
+func (s *Server) slotOf(c credential) *slot {
+	if c.kind == access.Certificate {
+		return s.certificates[c.name]
+	}
+	return s.secrets[c.name]
 }
 
 // usable reports why an item cannot be delivered.

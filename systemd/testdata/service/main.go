@@ -56,7 +56,7 @@ func run() error {
 	defer stop()
 	log := systemd.NewLogger(systemd.LogOptions{})
 	n := systemd.NewNotifier(log)
-	listeners, err := systemd.Listeners()
+	listeners, _, err := systemd.Listeners()
 	if err != nil {
 		return err
 	}
