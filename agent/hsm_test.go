@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/big"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -131,6 +132,13 @@ func TestIdentitiesOnTwoTokens(t *testing.T) {
 	storesCertificate(t, b, s)
 
 	s.Tool("--keypairgen", "--key-type", "EC:prime256v1", "--id", "0a0b", "--label", "theirs")
+	scraped := httptest.NewRecorder()
+	b.metrics.handler().ServeHTTP(scraped, httptest.NewRequest("GET", "/metrics", nil))
+	for _, want := range []string{`signet_hsm_open{hsm="spare"} 1`, `signet_hsm_sessions{hsm="main"} 5`} {
+		if !strings.Contains(scraped.Body.String(), want+"\n") {
+			t.Errorf("metrics have no %s", want)
+		}
+	}
 	found, err := b.Objects(t.Context())
 	if text := fmt.Sprintf("%+v", found); err != nil || !strings.Contains(text, "{Token:main ID:0a0b Label:theirs What:private key, public key}") {
 		t.Errorf("objects: %s, %v", text, err)

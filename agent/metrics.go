@@ -57,26 +57,28 @@ func (m *metrics) upstreamRequest(upstream string) func(code string) {
 type stateCollector struct {
 	agent *Agent
 	freshUntil, stale, notAfter, generation, nextAction, failures, provenAt,
-	restarts, runway *prometheus.Desc
+	hsmOpen, hsmSessions, restarts, runway *prometheus.Desc
 }
 
 func newStateCollector(a *Agent) *stateCollector {
 	return &stateCollector{agent: a,
-		freshUntil: prometheus.NewDesc("signet_secret_fresh_until_seconds", "Unix time until which a secret is fresh.", []string{"secret"}, nil),
-		stale:      prometheus.NewDesc("signet_secret_stale", "1 if a secret is served stale or not at all.", []string{"secret"}, nil),
-		notAfter:   prometheus.NewDesc("signet_certificate_not_after_seconds", "Unix time at which the certificate in use ends.", []string{"certificate"}, nil),
-		generation: prometheus.NewDesc("signet_certificate_generation", "Generation of the key of the certificate in use.", []string{"certificate"}, nil),
-		nextAction: prometheus.NewDesc("signet_certificate_next_action_seconds", "Unix time at which something is done about a certificate next.", []string{"certificate", "action"}, nil),
-		failures:   prometheus.NewDesc("signet_certificate_failures", "Steps that failed in a row.", []string{"certificate"}, nil),
-		provenAt:   prometheus.NewDesc("signet_consumer_proven_at_seconds", "Unix time at which a consumer was last seen to serve its certificate.", []string{"consumer"}, nil),
-		restarts:   prometheus.NewDesc("signet_hsm_restarts_total", "Times that the HSM worker was started anew.", nil, nil),
-		runway:     prometheus.NewDesc("signet_runway_seconds", "How long everything still works if every upstream stopped now.", nil, nil),
+		freshUntil:  prometheus.NewDesc("signet_secret_fresh_until_seconds", "Unix time until which a secret is fresh.", []string{"secret"}, nil),
+		stale:       prometheus.NewDesc("signet_secret_stale", "1 if a secret is served stale or not at all.", []string{"secret"}, nil),
+		notAfter:    prometheus.NewDesc("signet_certificate_not_after_seconds", "Unix time at which the certificate in use ends.", []string{"certificate"}, nil),
+		generation:  prometheus.NewDesc("signet_certificate_generation", "Generation of the key of the certificate in use.", []string{"certificate"}, nil),
+		nextAction:  prometheus.NewDesc("signet_certificate_next_action_seconds", "Unix time at which something is done about a certificate next.", []string{"certificate", "action"}, nil),
+		failures:    prometheus.NewDesc("signet_certificate_failures", "Steps that failed in a row.", []string{"certificate"}, nil),
+		provenAt:    prometheus.NewDesc("signet_consumer_proven_at_seconds", "Unix time at which a consumer was last seen to serve its certificate.", []string{"consumer"}, nil),
+		hsmOpen:     prometheus.NewDesc("signet_hsm_open", "1 if the token is open.", []string{"hsm"}, nil),
+		hsmSessions: prometheus.NewDesc("signet_hsm_sessions", "Signatures that can be under way at once on the token.", []string{"hsm"}, nil),
+		restarts:    prometheus.NewDesc("signet_hsm_restarts_total", "Times that the HSM worker was started anew.", nil, nil),
+		runway:      prometheus.NewDesc("signet_runway_seconds", "How long everything still works if every upstream stopped now.", nil, nil),
 	}
 }
 
 // Describe is for prometheus.Collector.
 func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.freshUntil, c.stale, c.notAfter, c.generation, c.nextAction, c.failures, c.provenAt, c.restarts, c.runway} {
+	for _, d := range []*prometheus.Desc{c.freshUntil, c.stale, c.notAfter, c.generation, c.nextAction, c.failures, c.provenAt, c.hsmOpen, c.hsmSessions, c.restarts, c.runway} {
 		ch <- d
 	}
 }
@@ -111,6 +113,12 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	restarts := 0
 	for _, h := range s.HSM {
 		restarts += h.Restarts
+		open := 0.0
+		if h.Open {
+			open = 1
+		}
+		gauge(c.hsmOpen, open, h.Name)
+		gauge(c.hsmSessions, float64(c.agent.tokens[h.Name].Status().Sessions), h.Name)
 	}
 	ch <- prometheus.MustNewConstMetric(c.restarts, prometheus.CounterValue, float64(restarts))
 	gauge(c.runway, s.Runway.Seconds)
