@@ -2,14 +2,19 @@ package agent
 
 import (
 	"bytes"
+	"context"
 	"crypto"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"maps"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/signet-agent/signet/hsm"
 	"github.com/signet-agent/signet/hsm/hsmtest"
@@ -146,6 +151,46 @@ func TestOnlyReservedKeysInFilesAreForgotten(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// A certificate with its key in a file goes the same way as one in the HSM: what
+// is delivered belongs together, through renewals, rotations and restarts.
+func TestCertificateWithItsKeyInAFile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca, store := newTestCA(t, 30*day), memDrawer{}
+		var disk []byte
+		for range 2 {
+			b := newBench(t, ca, newMemKeys(), disk)
+			keys := newFileKeys(t, hsm.ECDSAP256, store)
+			b.keys, b.spec.RotateEvery = keys, 50*day
+			served := b.publish
+			b.publish = func(ctx context.Context, v version) error {
+				key, err := keys.pem(v.KeyID)
+				if err != nil {
+					return err
+				}
+				chain := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: v.Chain[0]})
+				if _, err := tls.X509KeyPair(chain, key.Reveal()); err != nil {
+					t.Error(err)
+				}
+				return served(ctx, v)
+			}
+			if err := b.during(t, 70*day); err != nil {
+				t.Fatal(err)
+			}
+			if left := time.Until(b.last().NotAfter); left < 9*day {
+				t.Errorf("%v left", left)
+			}
+			disk = b.disk
+		}
+		if len(store) != 1 {
+			t.Errorf("%d keys kept, want the one in use", len(store))
+		}
+		var rec record
+		if err := json.Unmarshal(disk, &rec); err != nil || rec.Current.Generation < 3 {
+			t.Errorf("generation %d, %v", rec.Current.Generation, err)
+		}
+	})
 }
 
 // A crash between ledger and record leaves a key that nobody remembers: at the

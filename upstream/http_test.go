@@ -162,6 +162,37 @@ func TestCallThatDidNotGetOutIsNotSent(t *testing.T) {
 	})
 }
 
+// roundTrip is a transport that is a function.
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+func TestCallsThroughAnotherTransport(t *testing.T) {
+	calls := 0
+	h, err := upstream.NewHTTP(upstream.HTTPConfig{Name: "vaults", URL: "https://upstream", Through: roundTrip(func(r *http.Request) (*http.Response, error) {
+		if calls++; r.URL.Path == "/no" {
+			return nil, &upstream.Error{Code: upstream.Denied, Text: "no rule", Remedy: "add one"}
+		}
+		return &http.Response{StatusCode: 200, Header: http.Header{}, Body: io.NopCloser(strings.NewReader("yes"))}, nil
+	})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range []*upstream.HTTP{h, h.With(nil)} {
+		x.Reset()
+		resp, err := x.Do(t.Context(), upstream.Request{Path: "/yes"})
+		if err != nil || string(resp.Body) != "yes" {
+			t.Errorf("%v, %v", resp, err)
+		}
+	}
+	calls = 0
+	_, err = h.Do(t.Context(), upstream.Request{Path: "/no", Op: "list vaults", Idempotent: true})
+	want := `upstream "vaults": list vaults: no rule`
+	if e, ok := err.(*upstream.Error); !ok || e.Code != upstream.Denied || e.Error() != want || e.Hint() != "add one" || e.Sent || calls != 1 {
+		t.Errorf("%v after %d calls, want %s, once and as it is", err, calls, want)
+	}
+}
+
 func TestLaterTryDoesNotUndoThatAnEarlierOneWasSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBed(t, upstream.HTTPConfig{}, ok)

@@ -24,6 +24,7 @@ func (k *checker) certificate(at, name string, c Certificate) {
 	k.issuance(at, name, c.Issuance)
 	_, taken := k.c.Identities[name]
 	k.unless(!taken, at, "there is an identity of that name, and keys are named after them; choose another")
+	k.unless(k.c.Upstreams[c.Issuer].Type != Manager, at+".issuer", "%q is a manager, which issues the certificate of an identity alone; see identities", clip(c.Issuer))
 	k.unless(c.Subject.CommonName != "" || len(c.DNSNames)+len(c.IPAddresses)+len(c.Emails)+len(c.URIs) > 0,
 		at+".dns_names", "missing; a certificate needs at least one name")
 	if c.Key.InFile() {
