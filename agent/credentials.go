@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/url"
 	"slices"
+	"strings"
 
 	"github.com/signet-agent/signet/internal/access"
 	unitcreds "github.com/signet-agent/signet/sinks/credentials"
@@ -45,16 +46,21 @@ func (a *Agent) credentialsPart(ln net.Listener) part {
 // provider takes it; "" while the token is not open.
 func (k *tokenKeys) uriOf(id string) string {
 	st := k.token.Status()
-	if st.Label == "" && st.Serial == "" {
+	return keyURI(st.Label, st.Serial, id)
+}
+
+func keyURI(label, serial, id string) string {
+	if label == "" && serial == "" {
 		return ""
 	}
 	uri := "pkcs11:"
-	if st.Label != "" {
-		uri += "token=" + url.PathEscape(st.Label) + ";"
+	if label != "" {
+		uri += "token=" + url.QueryEscape(label) + ";"
 	}
-	if st.Serial != "" {
-		uri += "serial=" + url.PathEscape(st.Serial) + ";"
+	if serial != "" {
+		uri += "serial=" + url.QueryEscape(serial) + ";"
 	}
+	uri = strings.ReplaceAll(uri, "+", "%20")
 	uri += "id="
 	for i := 0; i+1 < len(id); i += 2 { // hexadecimal
 		uri += "%" + id[i:i+2]

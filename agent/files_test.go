@@ -77,3 +77,16 @@ func TestPlannedFilesAndRefusal(t *testing.T) {
 		}
 	}
 }
+
+// A key's URI is one that a PKCS#11 URI can be: nothing in a label ends it early.
+func TestKeyURI(t *testing.T) {
+	for _, tt := range []struct{ label, serial, id, want string }{
+		{"signet", "c2c7", "8df60a", "pkcs11:token=signet;serial=c2c7;id=%8d%f6%0a;type=private"},
+		{"My token;id=x+1", "", "01", "pkcs11:token=My%20token%3Bid%3Dx%2B1;id=%01;type=private"},
+		{"", "", "01", ""},
+	} {
+		if got := keyURI(tt.label, tt.serial, tt.id); got != tt.want {
+			t.Errorf("%s, want %s", got, tt.want)
+		}
+	}
+}
