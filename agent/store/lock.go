@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,6 +21,12 @@ func lockDir(dir string) (*os.File, error) {
 		return nil, &Error{Op: "lock the directory", Path: dir, Err: plainPath(err)}
 	}
 	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	// A program that the last holder was about to start has the lock too, until
+	// it has begun: it is waited for.
+	for n := 0; errors.Is(err, unix.EWOULDBLOCK) && n < 25; n++ {
+		<-time.After(20 * time.Millisecond)
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	}
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		defer f.Close()
 		return nil, &LockedError{Dir: dir, PID: holder(f)}

@@ -42,10 +42,6 @@ func changesOf(ds []files.Delivery) []Change {
 // settle it only does what is left to do.
 func deliverForEver(dir string, settle bool) error {
 	st, err := store.Open(filepath.Join(dir, "state"))
-	for n := 0; err != nil && n < 50; n++ { // a hook that was about to begin holds the lock until it has
-		<-time.After(100 * time.Millisecond)
-		st, err = store.Open(filepath.Join(dir, "state"))
-	}
 	if err != nil {
 		return err
 	}
