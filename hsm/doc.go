@@ -35,5 +35,5 @@
 // # Concurrency
 //
 // All methods may be called from several goroutines. No more requests are under
-// way than the worker has sessions for, and a little; key generation runs alone.
+// way than the worker has sessions for; key generation runs alone.
 package hsm
