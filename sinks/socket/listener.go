@@ -20,6 +20,15 @@ type conn struct {
 	head   []byte // what was read of it before net/http got it
 	once   sync.Once
 	closed func()
+	ending atomic.Bool // it is quick, and the server is stopping
+}
+
+// end has a quick connection end when it has answered what it was asked, and
+// soon.
+func (c *conn) end() {
+	c.ending.Store(true)
+	_ = c.SetReadDeadline(time.Unix(1, 0)) // one that is closed needs no deadline
+	_ = c.SetWriteDeadline(time.Now().Add(stopTimeout))
 }
 
 // Read reads what was read before first.
@@ -90,7 +99,7 @@ func (l *listener) Close() error {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		for c := range l.quick {
-			_ = c.SetReadDeadline(time.Unix(1, 0)) // one that is closed needs none
+			c.end()
 		}
 		l.quick = nil
 	})

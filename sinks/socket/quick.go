@@ -126,7 +126,11 @@ func (q *quick) extend(now time.Time) bool {
 		return true
 	}
 	q.until = now.Add(quickTimeout)
-	return q.c.UnixConn.SetDeadline(q.until) == nil
+	err := q.c.UnixConn.SetDeadline(q.until)
+	if q.c.ending.Load() { // and what end has set is gone
+		q.c.end()
+	}
+	return err == nil
 }
 
 // plainGet takes the first request apart if it is one of those that are answered

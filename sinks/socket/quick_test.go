@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/signet-agent/signet/internal/secret"
 )
 
 // FuzzQuick holds that what is answered without net/http means the same to it:
@@ -102,5 +104,34 @@ func TestQuickHandsOverWhatItDoesNotKnow(t *testing.T) {
 		if resp.StatusCode != 200 || !bytes.Contains(body, []byte(want)) {
 			t.Errorf("answer %d: %d %s", i, resp.StatusCode, body)
 		}
+	}
+}
+
+// A reader who does not read, and one who has nothing to ask, do not keep the
+// server from stopping in time.
+func TestQuickConnectionsEndWithTheServer(t *testing.T) {
+	r := start(t, &fake{}, tester(false))
+	big := db("1")
+	big.Fields["password"] = secret.New(bytes.Repeat([]byte("x"), 8<<20))
+	r.PublishSecret(big)
+	for _, ask := range []string{"", "GET /v1/secrets/db HTTP/1.1\r\nHost: signet\r\n\r\n"} {
+		c, err := net.Dial("unix", r.path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		fmt.Fprint(c, ask)
+		if ask != "" { // the answer has begun, and is more than the socket holds
+			if _, err := io.ReadFull(c, make([]byte, 100)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	began := time.Now()
+	r.stop()
+	err := <-r.served
+	r.served <- err // for the clean-up
+	if d := time.Since(began); err != nil || d > 2*stopTimeout {
+		t.Errorf("stopped after %v, %v", d, err)
 	}
 }
