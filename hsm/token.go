@@ -284,8 +284,9 @@ type request struct {
 	once    bool          // must not be made again when its outcome is not known
 }
 
-// maxTries is how often a call is made when workers end under it.
-const maxTries = 3
+// maxTries is how often a call is made when workers end under it: its deadline
+// comes first, unless it is the call that ends them.
+const maxTries = 6
 
 // raw makes a call and returns the bare answer.
 func (t *Token) raw(ctx context.Context, r request) (reply []byte, err error) {
