@@ -120,6 +120,7 @@ func (b *trustBench) start() (stop func()) {
 				b.Error(err)
 			}
 		}
+		time.Sleep(time.Minute) // a log-in under way ends by itself, not with the agent
 		if err := errors.Join(b.audit.Close(), st.Close()); err != nil {
 			b.Error(err)
 		}
