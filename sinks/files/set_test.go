@@ -169,10 +169,11 @@ func TestDriftOfASetIsRepairedWithinASecond(t *testing.T) {
 			return os.Rename(set+".new", set)
 		}},
 		{"type", "", func(set string) error {
-			if err := os.Remove(set); err != nil {
+			// In one step: between two, a repair of the missing link would be right.
+			if err := os.Mkdir(set+".new", 0o755); err != nil {
 				return err
 			}
-			return os.Mkdir(set, 0o755)
+			return unix.Renameat2(unix.AT_FDCWD, set+".new", unix.AT_FDCWD, set, unix.RENAME_EXCHANGE)
 		}},
 		{"content", "/password", func(set string) error { return os.WriteFile(set+"/password", []byte("edited"), 0o640) }},
 		{"deleted", "/password", func(set string) error { return os.Remove(set + "/password") }},
