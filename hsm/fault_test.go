@@ -69,6 +69,26 @@ func TestKilledWorkerIsReplacedUnderLoad(t *testing.T) {
 	wg.Wait()
 }
 
+// A service manager asks the whole unit to stop. The daemon signs until it has
+// stopped, so the worker must not go before it.
+func TestWorkerStaysWhenTheUnitIsAskedToStop(t *testing.T) {
+	t.Parallel()
+	s, ledger, guard := fresh(t)
+	token, _ := open(t, s.Config(ledger, guard))
+	key := newKey(t, token, "host", hsm.ECDSAP256)
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP} {
+		if err := syscall.Kill(token.Status().PID, sig); err != nil {
+			t.Fatal(err)
+		}
+		if err := signOnce(key); err != nil {
+			t.Errorf("after %v: %v", sig, err)
+		}
+	}
+	if n := token.Status().Restarts; n != 0 {
+		t.Errorf("the worker was started anew %d times", n)
+	}
+}
+
 // TestWorkerDiesWithTheDaemon holds that a worker ends when its socket closes.
 func TestWorkerDiesWithTheDaemon(t *testing.T) {
 	t.Parallel()

@@ -6,8 +6,10 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/signal"
 	"runtime"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/signet-agent/signet/hsm/wire"
@@ -36,6 +38,10 @@ func Main() int {
 		fmt.Fprintln(os.Stderr, "signet-hsm: is started by signet, and is of no use by itself")
 		return 2
 	}
+	// A service manager or a terminal that asks the daemon to stop asks this
+	// process too. The daemon may still have something to sign: it ends this
+	// process by closing the socket, after all else.
+	signal.Ignore(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	w := &worker{conn: wire.NewConn(conn), others: make(chan wire.Frame, queue), end: make(chan int, 1)}
 	go w.read()
 	go w.serve()
