@@ -119,10 +119,11 @@ func (r *rotator) run(ctx context.Context) error {
 	if err := r.begin(ctx); err != nil {
 		return err
 	}
+	step, at := r.look()
 	for ctx.Err() == nil {
-		step, at := r.look()
 		if step == stepWait {
 			r.wait(ctx, at)
+			step, at = r.look()
 			continue
 		}
 		if !r.turns.take(ctx, r.rec.Current.NotAfter) {
@@ -141,7 +142,9 @@ func (r *rotator) run(ctx context.Context) error {
 		if err := r.keep(ctx, rec); err != nil {
 			return err
 		}
-		r.answer(step, err)
+		taken := step
+		step, at = r.look() // who gets an answer sees in the status what it was about
+		r.answer(taken, err)
 	}
 	return nil
 }
