@@ -1,6 +1,11 @@
 # Everything that a developer or CI does with Signet. `make run` and `make test`
 # are all that a new machine needs; both install what is missing.
 
+# A pipe fails with the first of its commands that does: a missed figure, a
+# crash found by fuzzing.
+SHELL       := bash
+.SHELLFLAGS := -o pipefail -c
+
 GO      ?= go
 TOOL    := $(GO) tool -modfile=internal/tools/go.mod
 SUDO    := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
