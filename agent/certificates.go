@@ -29,7 +29,7 @@ func (a *Agent) makeRotators() error {
 				return err
 			}
 			for _, s := range id.users {
-				a.refresher.hurry(s.name)
+				a.resume(s)
 			}
 			return a.publishCertificate(ctx, r, c.Issuance, v)
 		}
@@ -112,6 +112,9 @@ func (a *Agent) newRotator(name string, c config.Issuance, usage x509.ExtKeyUsag
 		}
 	}
 	a.rotators[name] = r
+	if id := a.identities[name]; id == nil || id != svc.identity {
+		svc.rotators = append(svc.rotators, r)
+	}
 	return r, nil
 }
 

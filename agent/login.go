@@ -3,6 +3,9 @@ package agent
 import (
 	"context"
 	"fmt"
+	"time"
+
+	"golang.org/x/oauth2"
 
 	"github.com/signet-agent/signet/agent/config"
 	"github.com/signet-agent/signet/sinks/socket"
@@ -56,7 +59,8 @@ func (a *Agent) newCipherTrust(s *service) {
 	cfg := ciphertrust.LoginConfig{
 		HTTP: s.http, Keeper: loginKeeper{a, s.name}, URL: s.cfg.URL, Host: a.host, Grant: auth.Grant,
 		Username: auth.Username, Connection: auth.Connection, Domain: s.cfg.Domain, AuthDomain: auth.AuthDomain, ClientID: auth.ClientID,
-		Life: auth.RefreshLifetime(), Idle: auth.RefreshIdle(), Log: a.log, OnToken: a.onToken(s.name),
+		Life: auth.RefreshLifetime(), Idle: auth.RefreshIdle(), Log: a.log,
+		OnToken: a.onTokenOf(s), OnTokenFailure: func(error, time.Time) { s.hungry.Store(true) },
 	}
 	if !auth.Password.IsZero() {
 		cfg.Password = auth.Password.Read
@@ -67,6 +71,27 @@ func (a *Agent) newCipherTrust(s *service) {
 	s.login = ciphertrust.NewLogin(cfg)
 	s.tokens = s.login.Tokens()
 	s.ciphertrust = ciphertrust.New(ciphertrust.Config{HTTP: s.http, Tokens: s.tokens})
+}
+
+// onTokenOf is onToken of a service that items wait for when nobody is logged in:
+// the first access token after that brings them.
+func (a *Agent) onTokenOf(s *service) func(*oauth2.Token) {
+	tell := a.onToken(s.name)
+	return func(t *oauth2.Token) {
+		tell(t)
+		if s.hungry.Swap(false) {
+			a.resume(s)
+		}
+	}
+}
+
+// resume tries at once what an upstream has not given yet: what was missing for
+// it, such as a login or an identity, has come.
+func (a *Agent) resume(s *service) {
+	a.refresher.hurry(s.name)
+	for _, r := range s.rotators {
+		r.poke()
+	}
 }
 
 // loginItem adds to the state of an access token how the login behind it
@@ -100,13 +125,14 @@ func (b backend) session(name string) (*service, error) {
 	return s, nil
 }
 
-// Login is for socket.Backend. What has waited for the login is fetched after
-// it.
+// Login is for socket.Backend. What has waited for the login, or was refused to
+// the user of before, is tried with the token that it brings.
 func (b backend) Login(ctx context.Context, name string, r socket.LoginRequest) (socket.LoginResult, error) {
 	s, err := b.session(name)
 	if err != nil {
 		return socket.LoginResult{}, problem(err)
 	}
+	s.hungry.Store(true)
 	got, err := s.login.Login(ctx, ciphertrust.LoginRequest{
 		Username: r.Username, Password: r.Password, Life: r.Life, URL: r.URL,
 		RefreshToken: r.RefreshToken, ClientID: r.ClientID, Share: r.Share,
@@ -114,7 +140,6 @@ func (b backend) Login(ctx context.Context, name string, r socket.LoginRequest) 
 	if err != nil {
 		return socket.LoginResult{}, problem(err)
 	}
-	b.refresher.hurry(name)
 	return socket.LoginResult{
 		Username: got.Username, URL: got.URL, Until: got.Until, RefreshToken: got.RefreshToken, ClientID: got.ClientID,
 	}, nil

@@ -3,9 +3,11 @@ package agent
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,7 +22,6 @@ import (
 	"github.com/signet-agent/signet/sinks/socket"
 	"github.com/signet-agent/signet/upstream"
 	"github.com/signet-agent/signet/upstream/ciphertrust/ciphertrusttest"
-	"github.com/signet-agent/signet/upstream/upstreamtest"
 )
 
 const trustPassword = "Sv-passw0rd!"
@@ -33,9 +34,9 @@ upstreams:
   cm:
     type: ciphertrust
     url: https://localhost
-    auth: {grant: password, username: svc, %[2]s refresh_token_lifetime: 30d, refresh_token_idle: 30m}
+    auth: {grant: password, username: svc, %[2]s refresh_token_lifetime: %[3]s, refresh_token_idle: %[4]s}
 secrets:
-  apikey: {upstream: cm, secret: mypass, ttl: 10m, max_stale: 1h}
+  apikey: {upstream: cm, secret: mypass, ttl: 10m, max_stale: 40m}
 `
 
 // A trustBench is an agent in a bubble, without an HSM, at an appliance.
@@ -52,14 +53,19 @@ type trustBench struct {
 // the same time.
 var bubbleCA = sync.OnceValues(ciphertrusttest.NewCA)
 
-func newTrustBench(t *testing.T, attended bool) *trustBench {
+// newTrustBench makes the bench; more limits of the refresh token may be given
+// in place of 30 days and 30 minutes.
+func newTrustBench(t *testing.T, attended bool, limits ...string) *trustBench {
 	t.Helper()
+	if limits == nil {
+		limits = []string{"30d", "30m"}
+	}
 	ca, err := bubbleCA()
 	if err != nil {
 		t.Fatal(err)
 	}
 	server, pipe := ciphertrusttest.StartPipe(t, ciphertrusttest.Config{CA: ca, Setup: ciphertrusttest.Setup{
-		Users:   []ciphertrusttest.User{{Username: "svc", Password: trustPassword, Groups: []string{"Key Admins"}}},
+		Users:   []ciphertrusttest.User{{Username: "svc", Password: trustPassword, Groups: []string{"Key Admins", "CA Admins"}}},
 		Secrets: []ciphertrusttest.Secret{{Name: "mypass", DataType: "password", Material: "123456", Groups: []string{"Key Admins"}}},
 	}})
 	h, err := upstream.NewHTTP(upstream.HTTPConfig{Name: "cm", URL: "https://localhost", CAs: server.CA.Pool(), Dial: pipe.Dial})
@@ -76,7 +82,7 @@ func newTrustBench(t *testing.T, attended bool) *trustBench {
 		}
 		password = fmt.Sprintf("password: {file: %q},", file)
 	}
-	b.yaml = fmt.Sprintf(trustYAML, b.dir, password)
+	b.yaml = fmt.Sprintf(trustYAML, b.dir, password, limits[0], limits[1])
 	return b
 }
 
@@ -108,14 +114,20 @@ func (b *trustBench) start() (stop func()) {
 	b.refresher.load(blobs)
 	close(b.opened)
 	ctx, cancel := context.WithCancel(b.Context())
-	done := make(chan error, 2)
-	go func() { done <- s.keepToken(ctx) }()
-	go func() { done <- b.refresher.run(ctx) }()
+	parts := []func(context.Context) error{s.keepToken, b.refresher.run}
+	for _, r := range b.rotators {
+		r.issuer = s.issuer()
+		parts = append(parts, r.run)
+	}
+	done := make(chan error, len(parts))
+	for _, run := range parts {
+		go func() { done <- run(ctx) }()
+	}
 	return func() {
 		b.Helper()
 		time.Sleep(time.Minute) // no fetch is left under way
 		cancel()
-		for range 2 {
+		for range parts {
 			if err := <-done; err != nil {
 				b.Error(err)
 			}
@@ -175,45 +187,79 @@ func TestCipherTrustForADay(t *testing.T) {
 	})
 }
 
+// lock has somebody try wrong passwords until the user is locked, for that many
+// minutes or until the administrator unlocks it.
+func (b *trustBench) lock(minutes int) {
+	b.Helper()
+	call := func(method, path, bearer, body string) (answer struct{ JWT string }) {
+		b.Helper()
+		resp, err := b.http.Do(b.Context(), upstream.Request{Method: method, Path: "/api/v1" + path, ContentType: "application/json",
+			Body: []byte(body), Header: http.Header{"Accept": {"application/json"}, "Authorization": {"Bearer " + bearer}}})
+		if err == nil && resp.Status == http.StatusOK {
+			err = json.Unmarshal(resp.Body, &answer)
+		}
+		if err != nil {
+			b.Error(err)
+		}
+		return answer
+	}
+	admin := call("POST", "/auth/tokens/", "", `{"username":"admin","password":"admin","refresh_token_lifetime":1}`)
+	call("PATCH", "/usermgmt/pwdpolicies/global", admin.JWT, fmt.Sprintf(`{"failed_logins_lockout_thresholds":[0,0,%d]}`, minutes))
+	for range 3 {
+		call("POST", "/auth/tokens/", "", `{"username":"svc","password":"gue55-Work"}`)
+	}
+}
+
+func (b *trustBench) unlock() { _ = b.server.Unlock("svc") }
+
 // What each cause leads to, and that the agent comes back; the secret is served
 // for as long as it may be meanwhile.
 func TestCipherTrustTrouble(t *testing.T) {
+	nothing := func(*trustBench) {}
+	revoke := func(b *trustBench) { _, _ = b.server.RevokeTokens("") }
+	theEnd := func(*trustBench) { time.Sleep(100 * time.Minute) } // of the two hours asked for
+	const goesOn, needsSomebody, keepsTrying = "fresh fresh, fresh fresh", "waiting stale, waiting expired", "missing stale, missing expired"
 	for _, tt := range []struct {
 		name        string
 		attended    bool
+		limits      []string
 		cause, cure func(*trustBench)
-		early, late string // a quarter of an hour and two hours into it
+		want        string // twenty minutes and an hour into it
 	}{
-		{"revoked, with a password", false, func(b *trustBench) { _, _ = b.server.RevokeTokens("") }, func(*trustBench) {}, "fresh fresh", "fresh fresh"},
-		{"revoked, without one", true, func(b *trustBench) { _, _ = b.server.RevokeTokens("") }, (*trustBench).login, "waiting stale", "waiting expired"},
-		{"password changed", false, func(b *trustBench) { _ = b.server.SetPassword("svc", "An0ther-passw0rd!") },
+		{"revoked, with a password", false, nil, revoke, nothing, goesOn},
+		{"revoked, without one", true, nil, revoke, (*trustBench).login, needsSomebody},
+		{"absolute life over, with a password", false, []string{"2h", "30m"}, theEnd, nothing, goesOn},
+		{"absolute life over, without one", true, nil, theEnd, (*trustBench).login, needsSomebody},
+		{"password changed", false, nil, func(b *trustBench) { _ = b.server.SetPassword("svc", "An0ther-passw0rd!") },
 			func(b *trustBench) {
-				_ = b.server.Unlock("svc")
+				b.unlock()
 				_ = os.WriteFile(filepath.Join(b.dir, "password"), []byte("An0ther-passw0rd!"), 0o600)
-			}, "missing stale", "missing expired"},
-		{"user locked, without a password", true, func(b *trustBench) {
-			b.server.Faults.Add(upstreamtest.Fault{Kind: upstreamtest.FaultStatus, Status: 401, Path: "/api/v1/auth/tokens/"})
-		}, func(b *trustBench) { b.server.Faults.Clear(); b.login() }, "waiting stale", "waiting expired"},
-		{"logged out", false, func(b *trustBench) { _ = backend{b.Agent}.Logout(b.Context(), "cm") }, (*trustBench).login, "waiting stale", "waiting expired"},
+			}, keepsTrying},
+		{"user locked, with a password", false, nil, func(b *trustBench) { b.lock(600) }, (*trustBench).unlock, keepsTrying},
+		{"user locked, without one", true, []string{"30d", "6h"}, func(b *trustBench) { b.lock(600) }, (*trustBench).unlock, needsSomebody},
+		{"user locked for half an hour, with a password", false, nil, func(b *trustBench) { b.lock(30) }, nothing, "missing stale, fresh fresh"},
+		{"user locked for half an hour, without one", true, []string{"30d", "6h"}, func(b *trustBench) { b.lock(30) }, nothing, "waiting stale, fresh fresh"},
+		{"logged out", false, nil, func(b *trustBench) { _ = backend{b.Agent}.Logout(b.Context(), "cm") }, (*trustBench).login, needsSomebody},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				b := newTrustBench(t, tt.attended)
+				b := newTrustBench(t, tt.attended, tt.limits...)
 				defer b.start()()
 				if tt.attended {
 					time.Sleep(time.Minute)
 					b.is("waiting missing", "before somebody logs in")
 					b.login()
 				}
-				time.Sleep(time.Hour)
+				time.Sleep(20 * time.Minute)
 				b.is("fresh fresh", "before")
 				tt.cause(b)
+				early, late, _ := strings.Cut(tt.want, ", ")
 				time.Sleep(20 * time.Minute)
-				b.is(tt.early, "after 20 minutes")
-				time.Sleep(100 * time.Minute)
-				b.is(tt.late, "after two hours")
+				b.is(early, "after 20 minutes")
+				time.Sleep(40 * time.Minute)
+				b.is(late, "after an hour")
 				tt.cure(b)
-				time.Sleep(15 * time.Minute)
+				time.Sleep(31 * time.Minute) // a password is tried every half an hour at the least
 				b.is("fresh fresh", "afterwards")
 				if b.live() != 1 {
 					t.Errorf("%d live refresh tokens", b.live())
@@ -223,11 +269,35 @@ func TestCipherTrustTrouble(t *testing.T) {
 	}
 }
 
+// What waited for somebody to log in is there at once when it was done, although
+// it had been tried so often that the next try was far away.
+func TestALoginBringsWhatHasWaited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newTrustBench(t, true)
+		b.yaml += fmt.Sprintf("certificates:\n  web: {issuer: cm, ca: %s, duration: 30d, dns_names: [web.example], key: {type: ecdsa-p256, store: file}}\n", b.server.RootCA())
+		defer b.start()()
+		certificate := func() snapshot {
+			synctest.Wait()
+			return *b.rotators["web"].snap.Load()
+		}
+		for time.Until(certificate().At) < 20*time.Minute {
+			time.Sleep(time.Minute)
+		}
+		b.is("waiting missing", "before somebody logs in")
+		began := time.Now()
+		b.login()
+		b.is("fresh fresh", "when somebody has logged in")
+		if got := certificate(); !got.Current.exists() || !time.Now().Equal(began) {
+			t.Errorf("no certificate %v after the login: %s", time.Since(began), got.Error)
+		}
+	})
+}
+
 // login is `signet login cm`.
 func (b *trustBench) login() {
 	b.Helper()
-	got, err := backend{b.Agent}.Login(b.Context(), "cm", socket.LoginRequest{Username: "svc", Password: secret.New([]byte(trustPassword)), Life: 10 * time.Hour})
-	if err != nil || time.Until(got.Until).Round(time.Minute) != 10*time.Hour {
+	got, err := backend{b.Agent}.Login(b.Context(), "cm", socket.LoginRequest{Username: "svc", Password: secret.New([]byte(trustPassword)), Life: 2 * time.Hour})
+	if err != nil || time.Until(got.Until).Round(time.Minute) != 2*time.Hour {
 		b.Errorf("%v, %v", got.Until, err)
 	}
 }

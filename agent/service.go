@@ -30,6 +30,11 @@ type service struct {
 	identity *identity
 	roots    *x509.CertPool // of ca_file; nil is the host's own
 	turns    *turns         // of the certificates that it issues
+	// rotators are those of the certificates that it issues, but for that of its
+	// own identity. They do not change after start.
+	rotators []*rotator
+	// hungry is set while items may have failed for want of an access token.
+	hungry atomic.Bool
 
 	manager     *manager.Client
 	senhasegura *senhasegura.Client
