@@ -32,7 +32,7 @@ input, and on a terminal asked for.
 
 When the identity has its certificate, the file is overwritten and deleted. If
 anything fails before, it stays as it is.`,
-		Example: `  signet enroll host --credentials-file /root/once.json`,
+		Example: `  signet enroll host --credentials-file /run/signet/once.json`,
 		Args:    exactly("IDENTITY"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			with, once, err := p.credentials(cmd, file)
