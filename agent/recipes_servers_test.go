@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -16,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -39,6 +41,7 @@ var recipes = []recipe{
 		start:   func(s *server) []string { return []string{s.program, "-c", s.file, "-e", s.dir + "/error.log"} },
 		after:   exchange(httpRequest, "HTTP/1.1 200"),
 		refused: (*recipeCA).weak, refusal: "serves serial",
+		owner: [2]string{`    mode: "0600"`, `    owner: nobody`}, unreadable: "serves serial", fenced: true,
 	},
 	{
 		page: "apache", program: "/usr/sbin/apache2", port: "443", dirs: []string{"/etc/apache2", "/run/apache2"},
@@ -53,6 +56,7 @@ var recipes = []recipe{
 		start:   func(s *server) []string { return []string{s.program, "-DFOREGROUND", "-f", s.file} },
 		after:   exchange(httpRequest, "HTTP/1.1 "),
 		refused: (*recipeCA).weak, refusal: "127.0.0.1:",
+		owner: [2]string{`    mode: "0600"`, `    owner: nobody`}, unreadable: "127.0.0.1:", fenced: true,
 	},
 	{
 		page: "haproxy", program: "/usr/sbin/haproxy", port: "443", dirs: []string{"/etc/haproxy/tls", "/run/haproxy"},
@@ -60,6 +64,7 @@ var recipes = []recipe{
 		start:   func(s *server) []string { return []string{s.program, "-db", "-f", s.file} },
 		after:   exchange(httpRequest, "HTTP/1.1 200"),
 		refused: (*recipeCA).weak, refusal: "commit ssl cert",
+		owner: [2]string{`    mode: "0640"`, `    owner: nobody`}, unreadable: "web.pem: permission denied", fencedAgent: true,
 	},
 	{
 		page: "postgresql", program: "/usr/lib/postgresql/15/bin/postgres", port: "5432", dirs: []string{"/etc/postgresql", "/var/lib/postgresql/15"},
@@ -68,7 +73,7 @@ var recipes = []recipe{
 		before:  askPostgres,
 		after:   loginPostgres,
 		refused: (*recipeCA).weak, refusal: "serves serial",
-		owner: [2]string{"owner: postgres, group: postgres", "owner: redis, group: redis"},
+		owner: [2]string{"owner: postgres, group: postgres", "owner: nobody, group: nogroup"}, unreadable: "serves serial",
 	},
 	{
 		page: "redis", program: "/usr/bin/redis-server", port: "6379", dirs: []string{"/etc/redis", "/run/redis"},
@@ -79,7 +84,7 @@ var recipes = []recipe{
 		},
 		after:   exchange("PING\r\n", "+PONG"),
 		refused: (*recipeCA).weak, refusal: "Unable to update TLS configuration",
-		owner: [2]string{"group: redis", "group: postgres"},
+		owner: [2]string{"group: redis", "group: nogroup"}, unreadable: "Unable to update TLS configuration",
 	},
 	{
 		page: "dovecot", program: "/usr/sbin/dovecot", port: "993", dirs: []string{"/etc/dovecot", "/run/dovecot"},
@@ -88,9 +93,16 @@ var recipes = []recipe{
 				"passdb {\n  driver = static\n  args = nopassword=y\n}\nuserdb {\n  driver = static\n  args = uid=mail gid=mail home=/nowhere\n}\n" +
 				"service imap-login {\n  inet_listener imap {\n    port = 0\n  }\n}\n" + block
 		},
-		start:   func(s *server) []string { return []string{s.program, "-F", "-c", s.file} },
+		start: func(s *server) []string {
+			give(s, "root", "/run/dovecot")
+			if err := os.RemoveAll(s.dir + "/run/dovecot/login"); err != nil { // of one that was killed
+				s.t.Fatal(err)
+			}
+			return []string{s.program, "-F", "-c", s.file}
+		},
 		after:   exchange("", "* OK"),
 		refused: (*recipeCA).weak, refusal: "127.0.0.1:",
+		owner: [2]string{`    mode: "0600"`, `    owner: nobody`}, unreadable: "serves serial", fenced: true,
 	},
 	{
 		page: "postfix", program: "/usr/sbin/postfix", port: "25", dirs: []string{"/etc/postfix/tls"}, pidFile: "/spool/pid/master.pid",
@@ -113,6 +125,7 @@ var recipes = []recipe{
 			return strings.Replace(yaml, "[postfix, reload]", "[postfix, -c, "+s.dir+"/postfix, reload]", 1)
 		},
 		refused: (*recipeCA).broken, refusal: "starttls smtp",
+		owner: [2]string{`    mode: "0600"`, `    owner: nobody`}, unreadable: "starttls smtp", fenced: true,
 	},
 }
 
@@ -281,13 +294,36 @@ func (ca *recipeCA) issueFor(key crypto.Signer) *sinks.Certificate {
 		NotBefore: tmpl.NotBefore, NotAfter: tmpl.NotAfter}
 }
 
+// fencedEnv says that the process is fenced already.
+const fencedEnv = "SIGNET_TEST_FENCED"
+
 // TestRecipes runs what the pages of docs/recipes say against the real servers.
 func TestRecipes(t *testing.T) {
 	for _, r := range recipes {
 		t.Run(r.page, func(t *testing.T) {
 			t.Parallel() // they wait for their servers most of the time
+			if r.fencedAgent && os.Getenv(fencedEnv) == "" {
+				testFenced(t)
+				return
+			}
 			testRecipe(t, r)
 		})
+	}
+}
+
+// testFenced runs a test again, in a process that is fenced.
+func testFenced(t *testing.T) {
+	t.Helper()
+	name := "^" + strings.ReplaceAll(t.Name(), "/", "$/^") + "$"
+	cmd := exec.CommandContext(t.Context(), fence[0], append(slices.Clone(fence[1:]), os.Args[0], "-test.v", "-test.run="+name)...)
+	cmd.Env = append(os.Environ(), fencedEnv+"=1")
+	out, err := cmd.CombinedOutput()
+	t.Logf("fenced: %v\n%s", err, out)
+	switch {
+	case err != nil:
+		t.Fail()
+	case !bytes.Contains(out, []byte("--- PASS: "+t.Name())):
+		t.SkipNow() // and says why
 	}
 }
 
@@ -311,47 +347,29 @@ func testRecipe(t *testing.T, r recipe) {
 		t.Errorf("the wrong pair: %v", err)
 	}
 	s.serves(ca, current, "after the wrong pair")
-	d.stop()
 
-	// What follows fails, and need not be waited for as long as on a host.
-	quick := regexpWithin.ReplaceAllString(strings.Replace(s.yaml, "prove: {", "prove: {within: 3s, ", 1), "$1")
-	d = s.deliverer(quick)
-	d.start(t)
+	d = s.hasty(d, s.yaml)
 	d.deliver(t, current)
 	d.deliver(t, r.refused(ca))
-	it := d.settled(t, s, stateRolledBack)
-	check(t, "a certificate that the server refuses", it, s.refusal)
-	select {
-	case <-s.exit: // Apache ends itself
-		s.up(ca.pool)
-	default:
-	}
+	check(t, "a certificate that the server refuses", d.settled(t, s, stateRolledBack), s.refusal)
+	s.revive(ca)
 	s.serves(ca, current, "after a certificate that the server refuses")
-	d = s.again(d, ca, quick)
-
-	if r.owner[0] != "" {
-		d.stop()
-		foreign := strings.Replace(quick, r.owner[0], r.owner[1], 1)
-		if foreign == quick {
-			t.Fatalf("the page has no %q", r.owner[0])
-		}
-		current = ca.issue()
-		first := s.deliverer(quick)
-		first.start(t)
-		first.deliver(t, current)
-		first.settled(t, s, stateProven)
-		first.stop()
-		d = s.deliverer(foreign)
-		d.start(t)
-		d.deliver(t, ca.issue())
-		check(t, "files of somebody else's", d.settled(t, s, stateRolledBack), "")
-		s.serves(ca, current, "with files of somebody else's")
-		d = s.again(d, ca, quick)
-	}
 
 	s.down()
 	d.deliver(t, ca.issue())
 	check(t, "a dead server", d.settled(t, s, stateRolledBack), "")
+	s.wary = s.fenced
 	s.up(ca.pool)
-	s.again(d, ca, quick)
+	d, current = s.again(d, ca)
+
+	foreign := strings.Replace(s.yaml, r.owner[0], r.owner[1], 1)
+	if foreign == s.yaml {
+		t.Fatalf("the page has no %q", r.owner[0])
+	}
+	d = s.hasty(d, foreign)
+	d.deliver(t, ca.issue())
+	check(t, "files of somebody else's", d.settled(t, s, stateRolledBack), r.unreadable)
+	s.revive(ca)
+	s.serves(ca, current, "with files of somebody else's")
+	s.again(d, ca)
 }

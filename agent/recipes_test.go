@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -50,10 +51,18 @@ type recipe struct {
 	// refusal is part of what the status says when the server refused a
 	// certificate.
 	refusal string
-	// owner is a change of the page's block that gives the key to somebody else;
-	// "" where the server reads its files as root.
+	// owner is a change of the page's block that gives the files to somebody else.
 	owner [2]string
+	// unreadable is part of what the status says then.
+	unreadable string
+	// fenced has the server started as root without the right to read what is
+	// not root's, as units with a CapabilityBoundingSet= are, and fencedAgent the
+	// agent, as its own unit does.
+	fenced, fencedAgent bool
 }
+
+// fence starts a command as root that may read what it owns and nothing else.
+var fence = []string{"setpriv", "--bounding-set=-dac_override,-dac_read_search"}
 
 // blocks are the fenced blocks of a page, by their language in order.
 func blocks(t testing.TB, page string) map[string][]string {
@@ -80,6 +89,7 @@ type server struct {
 	cmd  *exec.Cmd
 	exit chan struct{}
 	log  string // what it says, in a file
+	wary bool   // it is started fenced
 }
 
 // moved is a text of the page with the paths and the port of this test.
@@ -153,6 +163,9 @@ func freePort(t testing.TB) string {
 func (s *server) up(ca *x509.CertPool) {
 	s.t.Helper()
 	argv := s.start(s)
+	if s.wary {
+		argv = append(slices.Clone(fence), argv...)
+	}
 	s.cmd = exec.Command(argv[0], argv[1:]...)
 	log, err := os.OpenFile(s.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o666)
 	if err != nil {
@@ -188,6 +201,17 @@ func (s *server) down() {
 	}
 	_ = syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL) // it may be gone already
 	<-s.exit
+}
+
+// revive starts a server again that has ended itself, as Apache does over a
+// certificate that it cannot use.
+func (s *server) revive(ca *recipeCA) {
+	s.t.Helper()
+	select {
+	case <-s.exit:
+		s.up(ca.pool)
+	default:
+	}
 }
 
 // waitUntil waits until f holds.
@@ -422,16 +446,28 @@ func check(t testing.TB, what string, it Item, want string) {
 	}
 }
 
-// again is a new deliverer after a failure, with which a rotation succeeds.
-func (s *server) again(d *deliverer, ca *recipeCA, yaml string) *deliverer {
+// again is a new deliverer after a failure, by which a certificate is delivered
+// and served.
+func (s *server) again(d *deliverer, ca *recipeCA) (*deliverer, *sinks.Certificate) {
 	s.t.Helper()
 	d.stop()
-	d = s.deliverer(yaml)
+	d = s.deliverer(s.yaml)
 	d.start(s.t)
-	d.deliver(s.t, ca.issue())
+	c := ca.issue()
+	d.deliver(s.t, c)
 	d.settled(s.t, s, stateProven)
+	return d, c
+}
+
+// hasty is a deliverer for what is going to fail, and need not be waited for as
+// long as on a host.
+func (s *server) hasty(d *deliverer, yaml string) *deliverer {
+	s.t.Helper()
+	d.stop()
+	d = s.deliverer(secondWithin.ReplaceAllString(strings.Replace(yaml, "prove: {", "prove: {within: 2s, ", 1), "$1"))
+	d.start(s.t)
 	return d
 }
 
-// regexpWithin finds the second of two limits.
-var regexpWithin = regexp.MustCompile(`(within: 3s, .*), within: \d+s`)
+// secondWithin finds the second of two limits.
+var secondWithin = regexp.MustCompile(`(within: 2s, .*), within: \d+s`)
