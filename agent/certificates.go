@@ -33,6 +33,7 @@ func (a *Agent) makeRotators() error {
 			}
 			return a.publishCertificate(ctx, r, c.Issuance, v)
 		}
+		id.doubt = r.doubt
 		if m := a.services[c.Issuer].manager; m != nil {
 			a.expiries[name] = &expiryWatch{
 				name: name, share: share(a.host, name), ready: id.enrolled, events: m.Events, shelf: a.store, log: a.log, emit: a.emit,
@@ -76,7 +77,7 @@ func (a *Agent) newRotator(name string, c config.Issuance, usage x509.ExtKeyUsag
 	}
 	r := &rotator{
 		name: name, host: a.host, issuer: svc.issuer(), turns: svc.turns, keys: keys, log: a.log, emit: a.emit,
-		spec: specOf(c, usage), asks: make(chan ask), wake: make(chan struct{}, 1),
+		spec: specOf(c, usage), asks: make(chan ask), wake: make(chan struct{}, 1), doubts: make(chan struct{}, 1), clock: wall,
 	}
 	if svc.cfg.Type == config.Manager {
 		// The Manager's CA, which its administrator hands over, signs both its

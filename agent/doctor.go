@@ -77,7 +77,7 @@ func checkItem(it Item) Check {
 	c := Check{Name: it.Kind + " " + it.Name, Status: checkOK, Detail: it.State, Hint: it.Hint}
 	switch it.State {
 	case stateFresh, stateValid, stateWritten, stateIdle, stateReloaded, stateProven:
-	case stateStale, stateWaiting, stateExpiring, statePending, stateStopped:
+	case stateStale, stateWaiting, stateExpiring, stateFallback, statePending, stateStopped:
 		c.Status = checkWarning
 	default:
 		c.Status = checkFailed

@@ -48,7 +48,7 @@ func (r *rotator) burnCredentials() {
 // there is no certificate, or its account is of no use any more.
 func (r *rotator) mayEnroll() bool {
 	cur := r.rec.Current
-	return !cur.exists() || r.rec.Lost != "" || !wall().Before(cur.NotAfter) ||
+	return !cur.exists() || r.rec.Lost != "" || !r.clock().Before(cur.NotAfter) ||
 		r.spec.Account != 0 && cur.Account != 0 && cur.Account != r.spec.Account
 }
 

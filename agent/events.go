@@ -16,6 +16,9 @@ const (
 	// eventCertificateExpiring says that the end of a certificate is near: by
 	// our own reckoning, or because the Manager has noticed.
 	eventCertificateExpiring = "certificate.expiring"
+	// eventCertificateFallback says that a certificate which had worked is
+	// refused, and that an older one is in use again.
+	eventCertificateFallback = "certificate.fallback"
 	eventKeyRotated          = "key.rotated"
 	eventRenewalFailed       = "renewal.failed"
 	eventFetchFailed         = "fetch.failed"

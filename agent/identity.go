@@ -17,6 +17,9 @@ type identity struct {
 	// users are the upstreams that it is shown to. It does not change after
 	// start.
 	users []*service
+	// doubt is told when one of them refuses it. It does not change after start
+	// either.
+	doubt func()
 	// enrolled is closed at the first certificate.
 	enrolled chan struct{}
 	once     sync.Once

@@ -57,7 +57,7 @@ func (m *metrics) upstreamRequest(upstream string) func(code string) {
 type stateCollector struct {
 	agent *Agent
 	freshUntil, stale, notAfter, generation, nextAction, failures, provenAt,
-	hsmOpen, hsmSessions, restarts, runway *prometheus.Desc
+	fallback, hsmOpen, hsmSessions, restarts, runway *prometheus.Desc
 }
 
 func newStateCollector(a *Agent) *stateCollector {
@@ -69,6 +69,7 @@ func newStateCollector(a *Agent) *stateCollector {
 		nextAction:  prometheus.NewDesc("signet_certificate_next_action_seconds", "Unix time at which something is done about a certificate next.", []string{"certificate", "action"}, nil),
 		failures:    prometheus.NewDesc("signet_certificate_failures", "Steps that failed in a row.", []string{"certificate"}, nil),
 		provenAt:    prometheus.NewDesc("signet_consumer_proven_at_seconds", "Unix time at which a consumer was last seen to serve its certificate.", []string{"consumer"}, nil),
+		fallback:    prometheus.NewDesc("signet_certificate_fallback", "1 if an older certificate is in use because a newer one is refused.", []string{"certificate"}, nil),
 		hsmOpen:     prometheus.NewDesc("signet_hsm_open", "1 if the token is open.", []string{"hsm"}, nil),
 		hsmSessions: prometheus.NewDesc("signet_hsm_sessions", "Signatures that can be under way at once on the token.", []string{"hsm"}, nil),
 		restarts:    prometheus.NewDesc("signet_hsm_restarts_total", "Times that the HSM worker was started anew.", nil, nil),
@@ -78,7 +79,7 @@ func newStateCollector(a *Agent) *stateCollector {
 
 // Describe is for prometheus.Collector.
 func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.freshUntil, c.stale, c.notAfter, c.generation, c.nextAction, c.failures, c.provenAt, c.hsmOpen, c.hsmSessions, c.restarts, c.runway} {
+	for _, d := range []*prometheus.Desc{c.freshUntil, c.stale, c.notAfter, c.generation, c.nextAction, c.failures, c.provenAt, c.fallback, c.hsmOpen, c.hsmSessions, c.restarts, c.runway} {
 		ch <- d
 	}
 }
@@ -108,6 +109,11 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 			gauge(c.generation, float64(it.Generation), it.Name)
 			gauge(c.nextAction, seconds(it.NextAt), it.Name, it.NextAction)
 			gauge(c.failures, float64(it.Failures), it.Name)
+			fallback := 0.0
+			if it.Refused != "" {
+				fallback = 1
+			}
+			gauge(c.fallback, fallback, it.Name)
 		}
 	}
 	restarts := 0

@@ -20,7 +20,11 @@ type record struct {
 	// Asked is what an operator asked for and has not got yet.
 	Asked asked `json:",omitempty"`
 
+	// Fallback says why Current is not the newest certificate that worked.
+	Fallback fallback `json:",omitzero"`
+
 	Failures int       `json:",omitempty"` // in a row
+	Failed   step      `json:",omitempty"` // the step that the last failure was of
 	RetryAt  time.Time `json:",omitzero"`  // after a failure, no step is taken before this
 	Error    string    `json:",omitempty"` // the last failure, until a success
 	ErrorAt  time.Time `json:",omitzero"`
@@ -95,6 +99,7 @@ const (
 	stepPublish step = "publish" // hand Next to the sinks, then call it Current
 	stepRetire  step = "retire"  // forget Old[0], and destroy its key if no other version has it
 	stepWarn    step = "warn"    // say that the end of Current is near
+	stepCheck   step = "check"   // see whether Current still works, or one of Old
 )
 
 // circumstances are what next has to know besides the record.
@@ -102,6 +107,7 @@ type circumstances struct {
 	// enrolled says whether a first certificate can be asked for: issuers that
 	// want one-time credentials cannot be asked before somebody brings them.
 	enrolled bool
+	doubted  bool          // somebody was refused with Current
 	window   config.Window // when replacing is preferred; zero = any time
 	share    float64       // of this host and item, to spread hosts over the window
 }
@@ -131,6 +137,8 @@ func (r *record) work(now time.Time, c circumstances) (step, time.Time) {
 	switch n := r.Next; {
 	case n.Chain != nil && n.Proven:
 		return stepPublish, now
+	case c.doubted && r.checkable():
+		return stepCheck, now
 	case n.Chain != nil:
 		return stepProve, now
 	case n.CSR != nil && n.Kind == upstream.Register && !c.enrolled:
@@ -180,12 +188,16 @@ func (r *record) due(now time.Time, c circumstances) (time.Time, string) {
 	if !r.Current.exists() {
 		return time.Time{}, ""
 	}
+	if r.Fallback.Refused != "" {
+		return r.Fallback.back(now), reasonFallback
+	}
 	return c.plan(r.ripe(), r.Current.urgentAt(), now)
 }
 
 // The reasons that a plan can have.
 const (
 	reasonWindow   = "waits for the renewal window"
+	reasonFallback = "asks for the newer certificate again, which was refused"
 	reasonDeadline = "does not wait for the renewal window, which comes too near the end of the certificate"
 )
 
@@ -221,6 +233,25 @@ func (r *record) kind(now time.Time) upstream.RequestKind {
 		return upstream.Rotate
 	}
 	return upstream.Renew
+}
+
+// settled forgets what failed before a step that went well. A failure of another
+// step is not over with a check; nor is one to prove a certificate when it was
+// asked for again, or an issuer that gives the same each time would be asked
+// without end.
+func (r *record) settled(s step) {
+	r.RetryAt, r.Lost = time.Time{}, ""
+	if s == stepCheck && r.Failed != stepCheck || s == stepSubmit && r.Failed == stepProve {
+		return
+	}
+	r.Failures, r.Failed, r.Error, r.ErrorAt = 0, "", "", time.Time{}
+}
+
+// giveUpNext leaves the key of Next to be retired.
+func (r *record) giveUpNext(now time.Time) {
+	n := r.Next
+	n.DropAt = now
+	r.Next, r.Old = version{}, append([]version{n}, r.Old...)
 }
 
 // keys are the keys that the record names.

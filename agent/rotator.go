@@ -61,10 +61,12 @@ type rotator struct {
 	// Publishing the same version again does nothing.
 	publish func(context.Context, version) error
 	save    func(record) error
+	clock   func() time.Time // wall
 	log     *slog.Logger
 	emit    func(event)
 	asks    chan ask                          // from other goroutines
 	wake    chan struct{}                     // something that was waited for may be there
+	doubts  chan struct{}                     // somebody was refused with the certificate in use
 	snap    atomic.Pointer[snapshot]          // for other goroutines
 	creds   func() (credentials, bool, error) // one-time credentials from a file; nil if none is configured
 	burn    func() error                      // destroys that file
@@ -73,6 +75,8 @@ type rotator struct {
 	notice  string       // owned by run: what does not fit the configuration
 	given   *credentials // owned by run: brought by an operator, used once
 	waiting []ask        // owned by run: answered at the next success or failure
+	doubted bool         // owned by run: a doubt was taken up and is not settled
+	checked time.Time    // owned by run: when one was last looked into
 }
 
 // A certificateSpec is what the configuration says of one certificate.
@@ -137,7 +141,7 @@ func (r *rotator) run(ctx context.Context) error {
 		if err != nil {
 			rec = r.failed(rec, step, err)
 		} else {
-			rec.Failures, rec.RetryAt, rec.Error, rec.ErrorAt, rec.Lost = 0, time.Time{}, "", time.Time{}, ""
+			rec.settled(step)
 		}
 		if err := r.keep(ctx, rec); err != nil {
 			return err
@@ -151,8 +155,8 @@ func (r *rotator) run(ctx context.Context) error {
 
 // look decides what is to be done now, and tells others.
 func (r *rotator) look() (step, time.Time) {
-	now := wall()
-	c := circumstances{enrolled: r.enrollable(), window: r.spec.Window, share: share(r.host, r.name)}
+	now := r.clock()
+	c := circumstances{enrolled: r.enrollable(), doubted: r.doubted, window: r.spec.Window, share: share(r.host, r.name)}
 	step, at := r.rec.next(now, c)
 	due, why := r.rec.due(now, c)
 	if step == stepReserve && why != "" {
@@ -189,14 +193,14 @@ func (r *rotator) keep(ctx context.Context, rec record) error {
 
 // hold waits before state is written again, and says so to all who ask.
 func (r *rotator) hold(ctx context.Context, rec record, n int, err error) {
-	now := wall()
+	now := r.clock()
 	rec.Error, rec.ErrorAt, rec.RetryAt = err.Error(), now, now.Add(backoff(n, time.Minute))
 	for _, a := range r.waiting {
 		a.Done <- err // it may come to a good end yet, but not while somebody waits
 	}
 	r.waiting = nil
 	r.snap.Store(&snapshot{record: rec, Step: stepWait, At: rec.RetryAt, Due: rec.RetryAt, Notice: r.notice})
-	t := time.NewTimer(time.Until(rec.RetryAt))
+	t := time.NewTimer(rec.RetryAt.Sub(now))
 	defer t.Stop()
 	for {
 		select {
@@ -213,9 +217,9 @@ func (r *rotator) hold(ctx context.Context, rec record, n int, err error) {
 // failed is the record after a step that failed: what is known of the failure,
 // and when to try again.
 func (r *rotator) failed(rec record, s step, err error) record {
-	now := wall()
+	now := r.clock()
 	rec.Failures++
-	rec.Error, rec.ErrorAt = err.Error(), now
+	rec.Failed, rec.Error, rec.ErrorAt = s, err.Error(), now
 	wait := backoff(rec.Failures, rec.Current.NotAfter.Sub(rec.Current.ReceivedAt))
 	if e, ok := errors.AsType[*upstream.Error](err); ok {
 		wait = max(wait, e.RetryAfter)
@@ -225,14 +229,21 @@ func (r *rotator) failed(rec record, s step, err error) record {
 		}
 	}
 	rec.RetryAt = now.Add(wait)
-	if n := rec.Next; n.Kind == upstream.Rotate && !n.Sent && definite(err) && !now.Before(rec.Current.urgentAt()) {
+	n := rec.Next
+	if s == stepSubmit && n.Kind != upstream.Register && rec.Lost == "" && upstream.CertificateRefused(err) {
+		r.suspect()
+	}
+	if n.Kind == upstream.Rotate && !n.Sent && definite(err) && !now.Before(rec.Current.urgentAt()) {
 		// The issuer will not have this new key, and the end is near: what can
 		// be had is the old key renewed.
-		n.DropAt = now
-		rec.Next, rec.Old = version{}, append([]version{n}, rec.Old...)
+		rec.giveUpNext(now)
 	}
-	r.log.Warn("certificate step failed", "certificate", r.name, "step", string(s), "err", err,
-		"tries", rec.Failures, "retry_at", rec.RetryAt, "serving_until", rec.Current.NotAfter)
+	attrs := []any{"certificate", r.name, "step", string(s), "err", err,
+		"tries", rec.Failures, "retry_at", rec.RetryAt, "serving_until", rec.Current.NotAfter}
+	if h := hintOf(err); h != "" {
+		attrs = append(attrs, "hint", h)
+	}
+	r.log.Warn("certificate step failed", attrs...)
 	r.emit(event{Type: eventRenewalFailed, Name: r.name, Generation: rec.Current.Generation, Serial: serialOf(rec.Current.Chain),
 		NotAfter: rec.Current.NotAfter, Error: rec.Error, Tries: rec.Failures, Next: rec.RetryAt, At: now})
 	return rec
@@ -254,13 +265,15 @@ func backoff(n int, life time.Duration) time.Duration {
 func (r *rotator) wait(ctx context.Context, at time.Time) {
 	// A wall clock that is set, or a host that was asleep, must not put a step
 	// off: nothing is waited for longer than a minute at a stretch (rule T07).
-	t := time.NewTimer(min(time.Until(at), time.Minute))
+	t := time.NewTimer(min(at.Sub(r.clock()), time.Minute))
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
 	case <-t.C:
 	case <-r.wake:
 		r.rec.RetryAt = time.Time{}
+	case <-r.doubts:
+		r.suspect()
 	case a := <-r.asks:
 		r.ask(a)
 	}

@@ -109,6 +109,8 @@ type testCA struct {
 	proofs     int
 	once       bool                 // registers once, whatever is asked
 	refuse     upstream.RequestKind // is refused, unless it is Register
+	unknown    map[string]bool      // serial numbers of certificates that are not taken any more
+	present    [][]byte             // is what a renewal answers, if not nil
 }
 
 func newTestCA(t *testing.T, life time.Duration) *testCA {
@@ -141,7 +143,13 @@ func (ca *testCA) Issue(_ context.Context, req upstream.CertificateRequest) (ups
 	if ca.refuse != upstream.Register && req.Kind == ca.refuse {
 		return upstream.Issued{}, &upstream.Error{Upstream: "ca", Op: "issue", Code: upstream.Invalid, Status: 422}
 	}
+	if req.Current != nil && ca.unknown[serialOf(req.Current.Certificate)] {
+		return upstream.Issued{}, &upstream.Error{Upstream: "ca", Op: "issue", Code: upstream.Unavailable, Status: 401}
+	}
 	ca.requests = append(ca.requests, req)
+	if req.Kind == upstream.Renew && ca.present != nil {
+		return upstream.Issued{Chain: ca.present}, nil
+	}
 	if req.Kind == upstream.Register {
 		if ca.once && ca.registered > 0 {
 			return upstream.Issued{}, &upstream.Error{Upstream: "ca", Op: "register", Code: upstream.Unavailable, Status: 401}
@@ -177,11 +185,38 @@ func (ca *testCA) Issue(_ context.Context, req upstream.CertificateRequest) (ups
 	return upstream.Issued{Chain: [][]byte{der}}, nil
 }
 
-func (ca *testCA) Prove(context.Context, tls.Certificate) error {
+func (ca *testCA) Prove(_ context.Context, cert tls.Certificate) error {
 	ca.mu.Lock()
 	defer ca.mu.Unlock()
 	ca.proofs++
+	if ca.unknown[serialOf(cert.Certificate)] {
+		return &upstream.Error{Upstream: "ca", Op: "prove", Code: upstream.Unavailable, Status: 401}
+	}
 	return ca.unproven
+}
+
+// disown makes the CA take none of these any more, and every other again.
+func (ca *testCA) disown(list ...version) {
+	ca.mu.Lock()
+	defer ca.mu.Unlock()
+	ca.unknown = map[string]bool{}
+	for _, v := range list {
+		ca.unknown[serialOf(v.Chain)] = true
+	}
+}
+
+// keepTo makes the CA answer renewals with this one; nil = a new one.
+func (ca *testCA) keepTo(chain [][]byte) {
+	ca.mu.Lock()
+	defer ca.mu.Unlock()
+	ca.present = chain
+}
+
+// proven counts the proofs so far.
+func (ca *testCA) proven() int {
+	ca.mu.Lock()
+	defer ca.mu.Unlock()
+	return ca.proofs
 }
 
 // fail makes the CA ask down before it does anything; nil = up.
@@ -224,7 +259,7 @@ func newBench(t *testing.T, ca *testCA, keys *memKeys, disk []byte) *bench {
 			defer b.mu.Unlock()
 			b.events = append(b.events, e)
 		},
-		asks: make(chan ask), wake: make(chan struct{}, 1),
+		asks: make(chan ask), wake: make(chan struct{}, 1), doubts: make(chan struct{}, 1), clock: wall,
 	}
 	b.save = b.write
 	if disk != nil {

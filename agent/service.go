@@ -73,6 +73,7 @@ func (a *Agent) newService(name string, cfg config.Upstream) (*service, error) {
 	}
 	if s.identity != nil {
 		hc.Certificate = s.identity.certificate
+		hc.Refused = func() { s.identity.doubt() } // which is wired later
 		s.identity.users = append(s.identity.users, s)
 	}
 	if s.http, err = upstream.NewHTTP(hc); err != nil {

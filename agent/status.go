@@ -18,6 +18,8 @@ const (
 	stateValid   = "valid"
 	// stateExpiring is valid, with the end near and no replacement yet.
 	stateExpiring = "expiring"
+	// stateFallback is valid, but older than one that is refused.
+	stateFallback = "fallback"
 	stateWaiting  = "waiting" // for somebody to enrol it
 	stateStuck    = "stuck"   // until an administrator has done something
 )
@@ -74,6 +76,9 @@ type Item struct {
 	NextReason string `json:"next_reason,omitempty"`
 	// Making is how a new version is being asked for: register, renew or rotate.
 	Making string `json:"making,omitempty"`
+	// Refused is the serial number of a newer certificate that was in use before
+	// and is refused by its issuer.
+	Refused string `json:"refused,omitempty"`
 	// Notice is what the issuer has noticed about it.
 	Notice      string    `json:"notice,omitempty"`
 	LastError   string    `json:"last_error,omitempty"`
@@ -180,6 +185,10 @@ func (a *Agent) certificateItem(name string, now time.Time) Item {
 	case s.State == stateMissing && snap.Next.CSR != nil && r.spec.OneTime:
 		s.State, s.NextAction = stateWaiting, "enroll"
 		s.Hint = fmt.Sprintf("run `signet enroll %s` with the one-time credentials", name)
+	case snap.Fallback.Refused != "":
+		s.Refused = snap.Fallback.Refused
+		s.Hint = fmt.Sprintf("the newer certificate %s is refused (%s); this older one is used until that one works or another is issued; ask the issuer's administrator why",
+			s.Refused, snap.Fallback.Why)
 	case snap.Notice != "":
 		s.Hint = snap.Notice
 	}
@@ -206,6 +215,8 @@ func (s *snapshot) state(now time.Time) string {
 		return stateExpired
 	case !now.Before(cur.urgentAt()):
 		return stateExpiring
+	case s.Fallback.Refused != "":
+		return stateFallback
 	}
 	return stateValid
 }

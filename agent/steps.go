@@ -43,12 +43,14 @@ func (r *rotator) take(ctx context.Context, s step) (record, error) {
 		rec, err = r.retire(ctx, rec)
 	case stepWarn:
 		rec = r.warn(rec)
+	case stepCheck:
+		rec, err = r.check(ctx, rec)
 	}
 	return rec, err
 }
 
 func (r *rotator) reserve(rec record) (record, error) {
-	now := wall()
+	now := r.clock()
 	v := version{Kind: rec.kind(now), Compromised: rec.Asked == askedCompromised}
 	if v.Kind == upstream.Renew {
 		v.KeyID, v.Generation, v.KeyMade = rec.Current.KeyID, rec.Current.Generation, rec.Current.KeyMade
@@ -89,7 +91,7 @@ func (r *rotator) submit(ctx context.Context, v version) (version, error) {
 	}
 	uncertain := v.Sent
 	if v.Until = (time.Time{}); r.spec.Options.Duration > 0 {
-		v.Until = wall().Add(r.spec.Options.Duration)
+		v.Until = r.clock().Add(r.spec.Options.Duration)
 	}
 	if !uncertain {
 		v.Sent = true
@@ -154,7 +156,7 @@ func (r *rotator) accept(v version, issued upstream.Issued) (version, error) {
 	if err != nil {
 		return v, err
 	}
-	now := wall()
+	now := r.clock()
 	leaf, err := checkChain(issued.Chain, want, now)
 	if err != nil {
 		// An issuer that can be asked again is asked again; the record says Sent,
@@ -164,9 +166,11 @@ func (r *rotator) accept(v version, issued upstream.Issued) (version, error) {
 	}
 	v.Refused, v.Account = nil, r.spec.Account
 	v.Chain, v.ReceivedAt, v.NotBefore, v.NotAfter = issued.Chain, now, leaf.NotBefore, leaf.NotAfter
-	if cur := r.rec.Current; v.Kind == upstream.Renew && sameChain(cur.Chain, v.Chain) {
-		// The issuer saw no need yet: the life is still the old one.
-		v.ReceivedAt, v.Warned = cur.ReceivedAt, cur.Warned
+	for _, had := range append([]version{r.rec.Current}, r.rec.Old...) {
+		if v.Kind == upstream.Renew && sameChain(had.Chain, v.Chain) {
+			// The issuer saw no need yet: the life is still the old one.
+			v.ReceivedAt, v.Warned = had.ReceivedAt, had.Warned
+		}
 	}
 	s := share(r.host, r.name)
 	v.RenewAt = later(renewAt(v.ReceivedAt, v.NotAfter, s), now.Add(minRenewal(v, now)))
@@ -207,29 +211,37 @@ func (r *rotator) certificate(v version) (tls.Certificate, error) {
 }
 
 func (r *rotator) prove(ctx context.Context, v version) (version, error) {
-	p, ok := r.issuer.(prover)
-	if !ok {
+	err := r.works(ctx, v)
+	if err == nil {
 		v.Proven = true
 		return v, nil
 	}
+	if v.Kind == upstream.Renew && upstream.CertificateRefused(err) {
+		v.Chain = nil // it is asked for again, and may be another one then
+	}
+	return v, fmt.Errorf("the new certificate did not work: %w", err)
+}
+
+// works uses a version for real, where the issuer can be asked.
+func (r *rotator) works(ctx context.Context, v version) error {
+	p, ok := r.issuer.(prover)
+	if !ok {
+		return nil
+	}
 	cert, err := r.certificate(v)
 	if err != nil {
-		return v, err
+		return err
 	}
-	if err := p.Prove(ctx, cert); err != nil {
-		return v, fmt.Errorf("the new certificate did not work: %w", err)
-	}
-	v.Proven = true
-	return v, nil
+	return p.Prove(ctx, cert)
 }
 
 func (r *rotator) publishNext(ctx context.Context, rec record) (record, error) {
 	if err := r.publish(ctx, rec.Next); err != nil {
 		return rec, fmt.Errorf("publish: %w", err)
 	}
-	now := wall()
+	now := r.clock()
 	next, old := rec.Next, rec.Current
-	rec.Current, rec.Next = next, version{}
+	rec.Current, rec.Next, r.doubted = next, version{}, false
 	switch {
 	case next.Kind == upstream.Register:
 		r.burnCredentials()
@@ -245,11 +257,34 @@ func (r *rotator) publishNext(ctx context.Context, rec record) (record, error) {
 	}
 	if old.exists() && !sameChain(old.Chain, next.Chain) {
 		old.CSR = nil
-		rec.Old = append(slices.Clone(rec.Old), old)
+		// One that is taken up again is not old any more.
+		rec.Old = slices.DeleteFunc(slices.Clone(rec.Old), func(v version) bool { return sameChain(v.Chain, next.Chain) })
+		rec.Old = append(rec.Old, old)
+		for i, v := range rec.Old {
+			// A key goes with the last certificate that it had in use, and those
+			// that were kept from before go with it.
+			if v.KeyID == old.KeyID && v.KeyID != next.KeyID && old.DropAt.Before(v.DropAt) {
+				rec.Old[i].DropAt = old.DropAt
+			}
+		}
 		slices.SortStableFunc(rec.Old, func(a, b version) int { return a.DropAt.Compare(b.DropAt) })
 	}
-	r.tell(old, next, now)
+	if f := rec.Fallback; f.Refused != "" && f.Refused == serialOf(old.Chain) {
+		r.tellFallback(f, next)
+	} else {
+		rec.Fallback = f.over()
+		r.tell(old, next, now)
+	}
 	return rec, nil
+}
+
+// tellFallback says that an older certificate is in use again.
+func (r *rotator) tellFallback(f fallback, now version) {
+	serial := serialOf(now.Chain)
+	r.log.Warn("certificate is refused; an older one that works is in use again", "certificate", r.name, "refused", f.Refused, "why", f.Why,
+		"serial", serial, "not_after", now.NotAfter, "retry_at", f.BackAt)
+	r.emit(event{Type: eventCertificateFallback, Name: r.name, Generation: now.Generation, Serial: serial, NotAfter: now.NotAfter,
+		Error: f.Why, Tries: f.Times, Next: f.BackAt, At: f.At})
 }
 
 // tell says what has changed, once, in the log and as an event.
@@ -288,7 +323,7 @@ func (r *rotator) warn(rec record) record {
 	r.log.Warn("certificate is near its end and was not replaced", "certificate", r.name, "not_after", cur.NotAfter,
 		"tries", rec.Failures, "err", rec.Error)
 	r.emit(event{Type: eventCertificateExpiring, Name: r.name, Generation: cur.Generation, Serial: serialOf(cur.Chain), NotAfter: cur.NotAfter,
-		Error: rec.Error, Tries: rec.Failures, Source: sourceAgent, At: wall()})
+		Error: rec.Error, Tries: rec.Failures, Source: sourceAgent, At: r.clock()})
 	rec.Current.Warned = true
 	return rec
 }

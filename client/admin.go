@@ -51,6 +51,7 @@ type Item struct {
 	Serial      string    `json:"serial,omitempty"` // of a certificate
 	FreshUntil  time.Time `json:"fresh_until,omitzero"`
 	RotatesAt   time.Time `json:"rotates_at,omitzero"`
+	Refused     string    `json:"refused,omitempty"` // serial of a newer certificate that its issuer refuses
 	NotAfter    time.Time `json:"not_after,omitzero"`
 	NextAction  string    `json:"next_action,omitempty"`
 	NextAt      time.Time `json:"next_at,omitzero"`

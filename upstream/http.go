@@ -48,6 +48,9 @@ type HTTPConfig struct {
 	// Observe, if not nil, is told of each try: its HTTP status, or the Code
 	// of its failure.
 	Observe func(code string)
+	// Refused, if not nil, is told when the upstream did not take the client
+	// certificate of a call that had nothing else to show; see CertificateRefused.
+	Refused func()
 	// Dial, if not nil, makes the connections instead of a net.Dialer.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Through, if not nil, makes the calls in place of connections of our own,
@@ -114,11 +117,11 @@ func newHTTP(cfg HTTPConfig, base *url.URL) *HTTP {
 }
 
 // With returns a client of the same upstream that shows exactly this client
-// certificate, or none if cert is nil, and shares no connection with h. Whoever
-// is done with it calls Reset.
+// certificate, or none if cert is nil, and shares no connection with h. A refusal
+// of it is the caller's affair alone. Whoever is done with it calls Reset.
 func (h *HTTP) With(cert *tls.Certificate) *HTTP {
 	cfg := h.cfg
-	cfg.Certificate = nil
+	cfg.Certificate, cfg.Refused = nil, nil
 	if cert != nil {
 		cfg.Certificate = func(context.Context) (*tls.Certificate, error) { return cert, nil }
 	}

@@ -59,7 +59,27 @@ func (h *HTTP) roundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil && wrote.Load() && !refusedUs(err) {
 		err = sentError{err}
 	}
+	if h.cfg.Refused != nil && refusedCall(req, resp, err) {
+		h.cfg.Refused()
+	}
 	return resp, err
+}
+
+// refusedCall reports whether the client certificate was all that a call had to
+// show, and was not taken.
+func refusedCall(req *http.Request, resp *http.Response, err error) bool {
+	if err != nil {
+		return refusedUs(err)
+	}
+	return resp.StatusCode == http.StatusUnauthorized && req.Header.Get("Authorization") == ""
+}
+
+// CertificateRefused reports whether err says that the upstream does not take
+// the client certificate which a call had to show: it answered 401, or ended the
+// handshake. That is no outage, and no answer to the call itself.
+func CertificateRefused(err error) bool {
+	e, ok := errors.AsType[*Error](err)
+	return ok && (e.Status == http.StatusUnauthorized || refusedUs(e))
 }
 
 // refusedUs reports whether the upstream ended the handshake. With TLS 1.3 the
