@@ -30,8 +30,10 @@ type identityRig struct {
 	bin    string
 	state  string // the agent's state directory
 	client *client.Client
+	config *template.Template // of the agent, for vars
 	vars   struct {
 		Dir, State, CommonName, Duration, User string
+		Client                                 string // of the CipherTrust Manager
 		E                                      endpoints
 	}
 	agent *exec.Cmd
@@ -70,7 +72,7 @@ func newIdentityRig(t *testing.T) *identityRig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &identityRig{T: t, dir: shm(t), bin: bin}
+	r := &identityRig{T: t, dir: shm(t), bin: bin, config: identityConfig}
 	r.state = filepath.Join(r.dir, "state")
 	r.client = &client.Client{Socket: r.path("signet.sock"), Patience: 50 * time.Millisecond}
 	me, err := user.Current()
@@ -150,7 +152,7 @@ func (r *identityRig) start() {
 	if err != nil {
 		r.Fatal(err)
 	}
-	if err := errors.Join(identityConfig.Execute(f, r.vars), f.Close()); err != nil {
+	if err := errors.Join(r.config.Execute(f, r.vars), f.Close()); err != nil {
 		r.Fatal(err)
 	}
 	log, err := os.OpenFile(r.path("signet.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
