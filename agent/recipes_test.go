@@ -53,7 +53,8 @@ type recipe struct {
 	refusal string
 	// owner is a change of the page's block that gives the files to somebody else.
 	owner [2]string
-	// unreadable is part of what the status says then.
+	// unreadable is part of what the status says then; "" where the server works
+	// only as a root that may read everything, and serves them all the same.
 	unreadable string
 	// fenced has the server started as root without the right to read what is
 	// not root's, as units with a CapabilityBoundingSet= are, and fencedAgent the
