@@ -1,15 +1,12 @@
 package config
 
 import (
-	"errors"
 	"fmt"
 	"reflect"
 	"strconv"
 	"strings"
 
-	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
-	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
 )
 
@@ -18,14 +15,19 @@ import (
 // the first fault and forgets where things stood.
 type decoder struct {
 	file    string
+	run     int // see maxRun
 	faults  []Fault
 	places  map[string]*token.Position // of everything that is in the file, by path
 	anchors map[string]ast.Node
+	fields  map[reflect.Type]map[string][]int // of each struct, see fieldsOf
 	depth   int
 }
 
 func newDecoder(file string) *decoder {
-	return &decoder{file: file, places: map[string]*token.Position{}, anchors: map[string]ast.Node{}}
+	return &decoder{
+		file: file, run: maxRun, places: map[string]*token.Position{}, anchors: map[string]ast.Node{},
+		fields: map[reflect.Type]map[string][]int{},
+	}
 }
 
 // maxDepth is more than any sound file needs and little enough for the stack.
@@ -34,40 +36,6 @@ const maxDepth = 32
 // A decodable decodes itself from other than its fields.
 type decodable interface {
 	decode(d *decoder, path string, n ast.Node)
-}
-
-// parse reads the syntax alone. It returns no node for a file with nothing in
-// it.
-func (d *decoder) parse(data []byte) (root ast.Node) {
-	// The library's parser has been seen to panic on input that is not YAML.
-	// Whatever it stumbles over, the file is at fault and not the agent.
-	defer func() {
-		if r := recover(); r != nil {
-			d.faults = append(d.faults, Fault{File: d.file, Line: 1, Col: 1, What: "is not YAML"})
-			root = nil
-		}
-	}()
-	f, err := parser.ParseBytes(data, 0, parser.AllowDuplicateMapKey())
-	if err != nil {
-		fault := Fault{File: d.file, Line: 1, Col: 1, What: "is not YAML"}
-		var syntax yaml.Error
-		if errors.As(err, &syntax) && syntax.GetToken() != nil {
-			fault.What += ": " + firstLine(syntax.GetMessage())
-			fault.Line, fault.Col = syntax.GetToken().Position.Line, syntax.GetToken().Position.Column
-		}
-		d.faults = append(d.faults, fault)
-		return nil
-	}
-	for _, doc := range f.Docs {
-		switch {
-		case doc.Body == nil:
-		case root != nil:
-			d.faultAt(doc.Body.GetToken(), "", "one file is one document", "remove the --- line")
-		default:
-			root = doc.Body
-		}
-	}
-	return root
 }
 
 // fault records what is wrong with what is at path, or with what is nearest to
@@ -148,9 +116,16 @@ func (d *decoder) value(path string, n ast.Node, v reflect.Value) {
 	}
 }
 
-// entries yields the keys and values of a mapping, each key once. A section
-// with nothing in it, as when all its lines are comments, is empty.
-func (d *decoder) entries(path string, n ast.Node, each func(key string, at *token.Token, val ast.Node)) {
+// An entry is one of a mapping.
+type entry struct {
+	path string
+	key  *token.Token
+	val  ast.Node
+}
+
+// entries yields the entries of a mapping, each key once. A section with nothing
+// in it, as when all its lines are comments, is empty.
+func (d *decoder) entries(path string, n ast.Node, each func(entry)) {
 	if _, ok := n.(*ast.NullNode); ok {
 		return
 	}
@@ -159,7 +134,6 @@ func (d *decoder) entries(path string, n ast.Node, each func(key string, at *tok
 		d.fault(path, "is "+kind(n)+", want keys with values", "")
 		return
 	}
-	seen := map[string]bool{}
 	for it := m.MapRange(); it.Next(); {
 		tk := it.Key().GetToken()
 		if it.Key().IsMergeKey() {
@@ -170,15 +144,13 @@ func (d *decoder) entries(path string, n ast.Node, each func(key string, at *tok
 			d.faultAt(tk, path, "a key must be a plain word", "")
 			continue
 		}
-		key := tk.Value
-		at := join(path, key)
-		if seen[key] {
+		at := join(path, tk.Value)
+		if d.places[at] != nil {
 			d.faultAt(tk, at, "is there twice", "remove one of them")
 			continue
 		}
-		seen[key] = true
 		d.places[at] = place(tk, it.Value())
-		each(key, tk, it.Value())
+		each(entry{at, tk, it.Value()})
 	}
 }
 
@@ -196,41 +168,45 @@ func place(key *token.Token, val ast.Node) *token.Position {
 }
 
 func (d *decoder) structure(path string, n ast.Node, v reflect.Value) {
-	fields := fieldsOf(v)
-	d.entries(path, n, func(key string, tk *token.Token, val ast.Node) {
-		f, ok := fields[key]
+	fields := d.fieldsOf(v.Type())
+	d.entries(path, n, func(e entry) {
+		index, ok := fields[e.key.Value]
 		if !ok {
-			d.faultAt(tk, join(path, key), "unknown key", guess(key, fields))
+			d.faultAt(e.key, e.path, "unknown key", guess(e.key.Value, fields).String())
 			return
 		}
-		d.value(join(path, key), val, f)
+		d.value(e.path, e.val, v.FieldByIndex(index))
 	})
 }
 
 // fieldsOf are the fields of a struct by their keys, those of inlined structs
 // among them.
-func fieldsOf(v reflect.Value) map[string]reflect.Value {
-	fields := map[string]reflect.Value{}
-	for i := range v.NumField() {
-		tag, opts, _ := strings.Cut(v.Type().Field(i).Tag.Get("yaml"), ",")
+func (d *decoder) fieldsOf(typ reflect.Type) map[string][]int {
+	if fields, ok := d.fields[typ]; ok {
+		return fields
+	}
+	fields := map[string][]int{}
+	for i := range typ.NumField() {
+		tag, opts, _ := strings.Cut(typ.Field(i).Tag.Get("yaml"), ",")
 		switch {
 		case opts == "inline":
-			for k, f := range fieldsOf(v.Field(i)) {
-				fields[k] = f
+			for k, index := range d.fieldsOf(typ.Field(i).Type) {
+				fields[k] = append([]int{i}, index...)
 			}
 		case tag != "":
-			fields[tag] = v.Field(i)
+			fields[tag] = []int{i}
 		}
 	}
+	d.fields[typ] = fields
 	return fields
 }
 
 func (d *decoder) mapping(path string, n ast.Node, v reflect.Value) {
 	m := reflect.MakeMap(v.Type())
-	d.entries(path, n, func(key string, _ *token.Token, val ast.Node) {
-		e := reflect.New(v.Type().Elem()).Elem()
-		d.value(join(path, key), val, e)
-		m.SetMapIndex(reflect.ValueOf(key), e)
+	d.entries(path, n, func(e entry) {
+		val := reflect.New(v.Type().Elem()).Elem()
+		d.value(e.path, e.val, val)
+		m.SetMapIndex(reflect.ValueOf(e.key.Value), val)
 	})
 	v.Set(m)
 }

@@ -1,19 +1,28 @@
 package config
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
 )
 
 // guess says which known word was probably meant by an unknown one, or which
-// there are if they are few.
-func guess[V any](word string, known map[string]V) string {
-	best, least := "", len(word)/2+1
-	names := slices.Sorted(maps.Keys(known))
+// there are if they are few. It does so when it is printed, which it is not in
+// the report on a sound file.
+func guess[V any](word string, known map[string]V) fmt.Stringer { return guessed[V]{word, known} }
+
+type guessed[V any] struct {
+	word  string
+	known map[string]V
+}
+
+func (g guessed[V]) String() string {
+	best, least := "", len(g.word)/2+1
+	names := slices.Sorted(maps.Keys(g.known))
 	for _, name := range names {
-		n := distance(word, name)
-		if strings.HasPrefix(name, word) || strings.HasPrefix(word, name) {
+		n := distance(g.word, name)
+		if strings.HasPrefix(name, g.word) || strings.HasPrefix(g.word, name) {
 			n = min(n, 2)
 		}
 		if n < least && n <= 3 {

@@ -53,15 +53,21 @@ func decode(name string, data []byte) (*Config, *decoder) {
 	if len(data) > maxSize {
 		return nil, d
 	}
-	root := d.parse(data)
-	if root == nil && len(d.faults) > 0 {
+	c := &Config{}
+	if !d.into(data, c) {
 		return nil, d
 	}
-	c := &Config{}
-	if root != nil {
-		d.value("", root, reflect.ValueOf(c).Elem())
-	}
 	return c, d
+}
+
+// into decodes a file into what v points to, and reports whether it is YAML.
+func (d *decoder) into(data []byte, v any) bool {
+	if root := d.parse(data); root != nil {
+		d.value("", root, reflect.ValueOf(v).Elem())
+	} else if len(d.faults) > 0 {
+		return false
+	}
+	return true
 }
 
 // sorted puts faults in the order of the file.
@@ -100,9 +106,7 @@ func ParseEnrolment(name string, data []byte) (username string, password secret.
 		Password string `yaml:"password"`
 	}
 	d := newDecoder(name)
-	if root := d.parse(data); root != nil {
-		d.value("", root, reflect.ValueOf(&e).Elem())
-	}
+	d.into(data, &e)
 	switch {
 	case len(d.faults) > 0:
 		err = fmt.Errorf(`credentials file %s: line %d: is not {"username": .., "password": ..}`, name, d.faults[0].Line)
