@@ -449,7 +449,7 @@ func TestClockThatIsSetNeitherLengthensNorShortensALife(t *testing.T) {
 			b := newCacheBench(t, secretSpec{TTL: time.Minute, MaxStale: time.Hour}, nil, func() (upstream.Secret, error) {
 				return upstream.Secret{Fields: value("one"), Expires: rotates}, nil
 			})
-			b.clocks.boot = func() time.Duration { return time.Since(start) - time.Duration(ahead.Load()) }
+			b.clocks.steady = func() time.Duration { return time.Since(start) - time.Duration(ahead.Load()) }
 			defer b.start(t)()
 			time.Sleep(10 * time.Second)
 			b.set(fails(upstream.Unavailable))

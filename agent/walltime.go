@@ -6,27 +6,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Clocks tells when the wall clock was set. What is true for how long is written
-// down in wall-clock times, as they survive restarts and suspends; a wall clock
-// that is set moves them all, and the boot-time clock, which nobody can set and
-// which runs on through a suspend, says by how much.
+// Clocks tells when the wall clock was moved. What is true for how long is
+// written down in wall-clock times, as they survive restarts and suspends; a
+// clock that nobody can set says by how much they are off. The boot-time clock
+// runs on through a suspend, and so sees only that the wall clock was set; the
+// one that timers run by stands still, and so sees suspends too.
 type clocks struct {
-	boot func() time.Duration // since some fixed moment; nil never sees a jump
-	wall time.Time            // at the last look
-	at   time.Duration        // boot at the same moment
+	steady func() time.Duration // since some fixed moment; nil never sees a jump
+	wall   time.Time            // at the last look
+	at     time.Duration        // steady at the same moment
 }
 
-// setBy is the least that the wall clock has to be moved to count as set; what
-// is less is a clock being steered.
+// setBy is the least that the wall clock has to be moved by to count as moved;
+// what is less is a clock being steered.
 const setBy = 2 * time.Second
 
-// jump is by how much the wall clock was set since the last look, forward if
+// jump is by how much the wall clock was moved since the last look, forward if
 // positive, or 0.
 func (c *clocks) jump(now time.Time) time.Duration {
-	if c.boot == nil {
+	if c.steady == nil {
 		return 0
 	}
-	now, at := now.Round(0), c.boot()
+	now, at := now.Round(0), c.steady()
 	d := now.Sub(c.wall) - (at - c.at)
 	first := c.wall.IsZero()
 	c.wall, c.at = now, at
