@@ -44,6 +44,9 @@ type secretItem struct {
 	// after is closed when there is any use in fetching, such as when the
 	// identity for it is enrolled; nil is at once.
 	after <-chan struct{}
+	// purging says that a refused value is still in the store; owned by the
+	// flight under way.
+	purging bool
 
 	// guarded by refresher.mu
 	held   *held
@@ -311,18 +314,30 @@ func (r *refresher) refusedBy(it *secretItem, err error) {
 	r.set(it, h)
 	r.log.Warn("secret not fetched", "secret", it.name, "err", err, "tries", h.Failures, "retry_at", h.RetryAt)
 	r.emit(event{Type: eventFetchFailed, Name: it.name, Error: err.Error(), Code: upstream.CodeOf(err), At: now})
-	if h.Gone == "" || before.FetchedAt.IsZero() && before.Gone == h.Gone {
+	if h.Gone == "" {
 		return
 	}
-	r.withdraw(it.name, h.Gone, err.Error())
-	r.emit(event{Type: eventSecretWithdrawn, Name: it.name, Error: err.Error(), Code: h.Gone, At: now})
-	blob, merr := h.marshal(r.sealer, it.name)
-	if merr == nil {
-		merr = r.save(it.name, blob)
+	if !before.FetchedAt.IsZero() || before.Gone != h.Gone {
+		r.withdraw(it.name, h.Gone, err.Error())
+		r.emit(event{Type: eventSecretWithdrawn, Name: it.name, Error: err.Error(), Code: h.Gone, At: now})
+		it.purging = true
 	}
-	if merr != nil {
-		r.log.Error("purged secret is still in the store, sealed", "secret", it.name, "err", merr)
+	if it.purging {
+		it.purging = !r.purged(it, h)
 	}
+}
+
+// purged writes down that there is no value any more. Where that cannot be
+// done, the next failure tries again: a start must not bring the value back.
+func (r *refresher) purged(it *secretItem, h *held) bool {
+	blob, err := h.marshal(r.sealer, it.name)
+	if err == nil {
+		err = r.save(it.name, blob)
+	}
+	if err != nil {
+		r.log.Error("purged secret is still in the store, sealed", "secret", it.name, "err", err)
+	}
+	return err == nil
 }
 
 func (r *refresher) set(it *secretItem, h *held) {
