@@ -60,6 +60,7 @@ func (k *checker) all() {
 	for name := range sortedKeys(c.Identities) {
 		k.identity(join("identities", name), name, c.Identities[name])
 	}
+	k.accounts()
 	for name := range sortedKeys(c.Secrets) {
 		k.secret(join("secrets", name), name, c.Secrets[name])
 	}

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -18,6 +19,35 @@ func (k *checker) identity(at, name string, id Identity) {
 	}
 	k.absolute(at+".credentials_file", id.CredentialsFile)
 	k.unless(id.CredentialsFile == "" || !ok || issuer.Type == Manager, at+".credentials_file", "only a manager registers with one-time credentials; remove it")
+}
+
+// accounts refuses two identities of one account of a Manager. The account has
+// one key: each rotation of the one would revoke the other.
+func (k *checker) accounts() {
+	owners := map[string]string{}
+	for name := range sortedKeys(k.c.Identities) {
+		issuer := k.c.Identities[name].Issuer
+		u := k.c.Upstreams[issuer]
+		if u.Type != Manager || u.AccountID <= 0 {
+			continue
+		}
+		account := fmt.Sprintf("%s %d", serverOf(u.URL), u.AccountID)
+		owner, taken := owners[account]
+		k.unless(!taken, join("identities", name)+".issuer",
+			"account %d of %q is that of identity %q already, and an account has one key; have another account made, as an upstream of its own", u.AccountID, clip(issuer), owner)
+		if !taken {
+			owners[account] = name
+		}
+	}
+}
+
+// serverOf is the same for all URLs of one server.
+func serverOf(text string) string {
+	u, err := url.Parse(text)
+	if err != nil {
+		return text // its own fault is reported
+	}
+	return strings.ToLower(u.Hostname()) + ":" + or(u.Port(), "443")
 }
 
 func (k *checker) certificate(at, name string, c Certificate) {
