@@ -39,6 +39,12 @@ func (s *Store) Copy() error {
 	return nil
 }
 
+// hasCopy reports whether a copy was ever made, and so whether there was a file.
+func (s *Store) hasCopy() bool {
+	_, err := os.Stat(s.path + copySuffix)
+	return err == nil
+}
+
 // restore puts the copy in the place of the file that was set aside. The copy
 // stays. It reports false if there is none.
 func (s *Store) restore() (bool, error) {

@@ -106,9 +106,14 @@ func (s *Store) tryOpen() error {
 	if err != nil {
 		return &Error{Op: "open", Path: s.path, Err: plainPath(err)}
 	}
-	err = errors.Join(f.Chmod(0o600), f.Close(), syncDir(filepath.Dir(s.path)))
+	info, err := f.Stat()
+	err = errors.Join(err, f.Chmod(0o600), f.Close(), syncDir(filepath.Dir(s.path)))
 	if err != nil {
 		return &Error{Op: "open", Path: s.path, Err: plainPath(err)}
+	}
+	if info.Size() == 0 && s.hasCopy() {
+		// SQLite would take it for a new one.
+		return &Error{Op: "open", Path: s.path, Err: fmt.Errorf("%w: it is empty, and there is a copy of what was in it", errDamaged)}
 	}
 	// No other process may open the file while we have it, so that there is
 	// no shared memory file either.
