@@ -96,8 +96,13 @@ func (k *checker) proxyPath(at, path string) {
 	k.unless(!strings.ContainsAny(path, " ?#%\\"), at, "has a character that is not part of a plain path; query and encoding are not matched")
 }
 
-// host checks what only the host knows.
+// host checks what only the host knows, and the version of the agent on it.
 func (k *checker) host() {
+	for name := range sortedKeys(k.c.Upstreams) {
+		kind := k.c.Upstreams[name].Type
+		k.unless(slices.Contains(served, kind), join("upstreams", name)+".type",
+			"%q is not served by this version; remove the upstream and what uses it", kind)
+	}
 	for i, r := range k.c.Policy {
 		at := index("policy", i) + ".callers"
 		for n, u := range r.Callers.Users {

@@ -83,7 +83,8 @@ func sorted(faults []Fault) *Errors {
 }
 
 // Check looks at what only the host itself can answer: whether the users and
-// groups exist that a policy or a file names. It opens no network connection.
+// groups exist that a policy or a file names, and whether the agent on it serves
+// the types of the upstreams. It opens no network connection.
 // An error is an [*Errors].
 func (c *Config) Check() error {
 	d := newDecoder(c.source)

@@ -11,6 +11,9 @@ const (
 	OAuth2      = "oauth2"
 )
 
+// served are the types that this version of the agent has a client for.
+var served = []string{CipherTrust, Senhasegura, Manager}
+
 // Upstream is a system that hands out tokens, secrets or certificates. Which
 // fields it may have depends on its type.
 type Upstream struct {
