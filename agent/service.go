@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"sync/atomic"
 	"time"
@@ -13,7 +12,6 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/signet-agent/signet/agent/config"
-	"github.com/signet-agent/signet/sinks/socket"
 	"github.com/signet-agent/signet/upstream"
 	"github.com/signet-agent/signet/upstream/ciphertrust"
 	"github.com/signet-agent/signet/upstream/manager"
@@ -160,43 +158,6 @@ func (s *service) item() (Item, bool) {
 		s.loginItem(&it)
 	}
 	return it, true
-}
-
-// forward sends a request with the agent's own credentials. An access token that
-// is refused is thrown away; a request that changes nothing is then made once more
-// with another, and any other is the caller's affair.
-func (s *service) forward(r *http.Request) (*http.Response, error) {
-	base := s.http.URL()
-	r.URL.Scheme, r.URL.Host, r.Host, r.RequestURI = base.Scheme, base.Host, "", ""
-	r.Header.Del("Authorization")
-	for last := s.tokens == nil || r.Body != nil || !harmless(r.Method); ; last = true {
-		used := ""
-		if s.tokens != nil {
-			t, err := s.tokens.Token(r.Context())
-			if err != nil {
-				return nil, err
-			}
-			t.SetAuthHeader(r)
-			used = t.AccessToken
-		}
-		resp, err := s.http.Transport().RoundTrip(r)
-		if long, ok := errors.AsType[*http.MaxBytesError](err); ok {
-			return nil, &refusal{socket.CodeInvalid, fmt.Sprintf("the body is longer than %d bytes", long.Limit)}
-		}
-		if err != nil || resp.StatusCode != http.StatusUnauthorized || used == "" {
-			return resp, err
-		}
-		s.tokens.Evict(used)
-		if last {
-			return resp, nil
-		}
-		_ = resp.Body.Close() // nothing of it is wanted
-	}
-}
-
-// harmless reports whether a method changes nothing at the upstream.
-func harmless(method string) bool {
-	return method == http.MethodGet || method == http.MethodHead || method == http.MethodOptions
 }
 
 // readRoots reads PEM certificates; no file is the host's own roots.

@@ -15,9 +15,11 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -36,6 +38,7 @@ func TestSocketEndToEnd(t *testing.T) {
 	c.signs()
 	c.events()
 	c.proxies()
+	c.replacesRefusedTokens()
 	for path, want := range map[string]string{"/v1/healthz": `"ok"`, "/v1/readyz": `"ready"`, "/v1/status": `"runway"`, "/v1/certificates/host": "BEGIN CERTIFICATE", "/v1/tokens/pam": `"access_token"`} {
 		if r, body := c.do("GET", path, ""); r.StatusCode != 200 || !strings.Contains(body, want) {
 			t.Errorf("%s: %d", path, r.StatusCode)
@@ -70,6 +73,16 @@ type socketClient struct {
 
 func (c socketClient) do(method, path, body string, headers ...string) (*http.Response, string) {
 	c.Helper()
+	resp, text, err := c.try(method, path, body, headers...)
+	if err != nil {
+		c.Fatal(err)
+	}
+	return resp, text
+}
+
+// try is do while the agent may not be there.
+func (c socketClient) try(method, path, body string, headers ...string) (*http.Response, string, error) {
+	c.Helper()
 	req, err := http.NewRequestWithContext(c.Context(), method, "http://signet"+path, strings.NewReader(body))
 	if err != nil {
 		c.Fatal(err)
@@ -80,14 +93,11 @@ func (c socketClient) do(method, path, body string, headers ...string) (*http.Re
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		c.Fatal(err)
+		return nil, "", err
 	}
 	defer resp.Body.Close()
 	text, err := io.ReadAll(resp.Body)
-	if err != nil {
-		c.Fatal(err)
-	}
-	return resp, string(text)
+	return resp, string(text), err
 }
 
 func (c socketClient) version(body string) string {
@@ -187,5 +197,53 @@ func (c socketClient) proxies() {
 	}
 	if r, _ := c.do("POST", "/v1/upstreams/pam/proxy/iso/pam/credential/robot-test-5", "{}"); r.StatusCode != 403 {
 		c.Errorf("proxied POST: %d", r.StatusCode)
+	}
+}
+
+// replacesRefusedTokens calls an upstream that does not take the agent's access
+// token any more: the caller sees nothing of it, with a body or without.
+func (c socketClient) replacesRefusedTokens() {
+	c.Helper()
+	const path = "/iso/pam/credential/robot-test-5"
+	blob, err := os.ReadFile(filepath.Join(c.dir, "signet.yaml"))
+	if err != nil {
+		c.Fatal(err)
+	}
+	blob = bytes.Replace(blob, []byte(`pam: ["GET /iso`), []byte(`pam: ["POST /iso/pam/credential/*", "GET /iso`), 1)
+	if err := os.WriteFile(filepath.Join(c.dir, "signet.yaml"), blob, 0o600); err != nil {
+		c.Fatal(err)
+	}
+	if err := syscall.Kill(c.processes()["signet"][0], syscall.SIGHUP); err != nil {
+		c.Fatal(err)
+	}
+	c.until("the new policy", 30*time.Second, func() bool {
+		r, _, err := c.try("POST", "/v1/upstreams/pam/proxy"+path, "{}")
+		return err == nil && r.StatusCode == 404 // from the vault, which knows no such function
+	})
+	sim := filepath.Join(c.dir, "sim")
+	operated := func(args ...string) string {
+		c.Helper()
+		status, stdout, stderr := operate(c.T, sim, "", args...)
+		if status != 0 {
+			c.Fatal(stderr)
+		}
+		return stdout
+	}
+	operated("authorization", "revoke-tokens")
+	if r, body := c.do("GET", "/v1/upstreams/pam/proxy"+path, ""); r.StatusCode != 200 {
+		c.Errorf("GET with a revoked token: %d %s", r.StatusCode, body)
+	}
+	for method, want := range map[string]int{"GET": 200, "POST": 404} {
+		operated("fault", "add", "senhasegura", "status", "--status", "401", "--method", method, "--path", path, "--count", "1")
+		if r, body := c.do(method, "/v1/upstreams/pam/proxy"+path, "{}"); r.StatusCode != want {
+			c.Errorf("%s refused once: %d %s", method, r.StatusCode, body)
+		}
+		if left := operated("fault", "list", "senhasegura"); left != "" {
+			c.Errorf("%s: the upstream did not refuse: %s", method, left)
+		}
+	}
+	operated("fault", "add", "senhasegura", "status", "--status", "401", "--method", "POST", "--path", path, "--count", "2")
+	if r, _ := c.do("POST", "/v1/upstreams/pam/proxy"+path, "{}"); r.StatusCode != 401 {
+		c.Errorf("POST refused twice: %d", r.StatusCode)
 	}
 }
