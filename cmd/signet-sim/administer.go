@@ -70,7 +70,18 @@ certificate or let it expire needs another.`,
 			return nil
 		},
 	}
-	c.AddCommand(add, list)
+	disown := &cobra.Command{
+		Use:   "disown [SERIAL]...",
+		Short: "Take none of these certificates any more, and every other again",
+		Args:  cobra.ArbitraryArgs,
+		RunE: func(c *cobra.Command, args []string) error {
+			if args == nil {
+				args = []string{}
+			}
+			return controller{*dir}.call(c.Context(), "PUT", "/manager/disowned", args, nil)
+		},
+	}
+	c.AddCommand(add, list, disown)
 	return c
 }
 

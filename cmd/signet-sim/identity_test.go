@@ -41,7 +41,7 @@ type identityRig struct {
 	sim   *exec.Cmd
 }
 
-var identityConfig = template.Must(template.New("").Parse(`
+var identityConfig = template.Must(template.New("identity").Parse(`
 state_dir: {{.State}}
 runtime_dir: {{.Dir}}
 hsm: {module: /usr/lib/softhsm/libsofthsm2.so, token: signet, pin: {file: {{.Dir}}/pin}}

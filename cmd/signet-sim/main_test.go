@@ -351,6 +351,8 @@ func TestOperatorsCommands(t *testing.T) {
 		{"account add second --credentials-file " + file, "", 0, "account 12", ""},
 		{"account add second", "", 2, "", "signet-sim: --credentials-file: missing"},
 		{"account list", "", 0, "account 12", ""},
+		{"account disown 4711", "", 1, "", `signet-sim: refused: certificate "4711": not one that was issued`},
+		{"account disown", "", 0, "", ""},
 		{"log senhasegura", "", 0, "", ""},
 		{"log senhasegura --product", "", 0, "ID ", ""},
 		{"log manager --product", "", 2, "", "signet-sim: --product: only senhasegura and ciphertrust"},

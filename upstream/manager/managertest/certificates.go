@@ -49,6 +49,22 @@ func (s *Server) Mistake(list ...Mistake) error {
 	return nil
 }
 
+// Disown makes the Manager take none of these certificates, by serial number,
+// and every other again: as a server of it does that was not told of them yet.
+func (s *Server) Disown(serials ...string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, serial := range serials {
+		if !slices.ContainsFunc(s.state.Accounts, func(a *account) bool {
+			return slices.ContainsFunc(a.Certificates, func(c *certificate) bool { return c.Serial == serial })
+		}) {
+			return fmt.Errorf("certificate %q: not one that was issued", serial)
+		}
+	}
+	s.disowned = slices.Clone(serials)
+	return nil
+}
+
 type certificateData struct {
 	Certificate string `json:"certificate"`
 }

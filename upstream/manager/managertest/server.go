@@ -41,6 +41,7 @@ type Server struct {
 	mu       sync.Mutex
 	state    state     // guarded by mu
 	mistakes []Mistake // what the next certificates are made wrong by; guarded by mu
+	disowned []string  // serial numbers of certificates not taken for now; guarded by mu
 }
 
 // NewCA makes a CA with the issuer name that the product has.
@@ -109,6 +110,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 //	POST /accounts   {"name","username","password"}: a private account; answers {"id"}
 //	GET  /accounts   all accounts with their certificates, for an operator to look at
 //	PUT  /mistakes   ["other-key", ...]: what is wrong with the next certificates
+//	PUT  /disowned   ["SERIAL", ...]: the certificates that are not taken for now
 func (s *Server) Control() *http.ServeMux {
 	mux := s.Bench.Control()
 	mux.HandleFunc("POST /accounts", func(w http.ResponseWriter, r *http.Request) {
@@ -132,6 +134,17 @@ func (s *Server) Control() *http.ServeMux {
 			return
 		}
 		if err := s.Mistake(list...); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		upstreamtest.Reply(w, list)
+	})
+	mux.HandleFunc("PUT /disowned", func(w http.ResponseWriter, r *http.Request) {
+		var list []string
+		if !upstreamtest.Decode(w, r, &list) {
+			return
+		}
+		if err := s.Disown(list...); err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}

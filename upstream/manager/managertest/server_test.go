@@ -415,6 +415,29 @@ func TestRestartForgetsNothing(t *testing.T) {
 	}
 }
 
+func TestDisownedCertificatesAreNotTaken(t *testing.T) {
+	c, first := enrolled(t)
+	form := url.Values{"accountId": {"124"}, "expirationDate": {millis(first.Leaf.NotAfter.AddDate(1, 0, 0))}}
+	second := c.with(first).certificate("clientCertificateRenewer", form, keyA())
+	serial := c.sim.Accounts()[0].Certificates[1].Serial
+	if err := c.sim.Disown(serial); err != nil {
+		t.Fatal(err)
+	}
+	c.with(second).unauthorized("disowned certificate")
+	if status, _ := c.with(first).post("listVaults", nil); status != 200 {
+		t.Errorf("the other certificate: HTTP %d", status)
+	}
+	if err := c.sim.Disown("4711"); err == nil {
+		t.Error("a certificate that does not exist was disowned")
+	}
+	if err := c.sim.Disown(); err != nil {
+		t.Fatal(err)
+	}
+	if status, _ := c.with(second).post("listVaults", nil); status != 200 {
+		t.Errorf("taken again: HTTP %d", status)
+	}
+}
+
 func TestMistakes(t *testing.T) {
 	for mistake, wrong := range map[Mistake]func(*x509.Certificate, *Server) bool{
 		OtherKey: func(c *x509.Certificate, _ *Server) bool { return c.PublicKeyAlgorithm != x509.RSA },

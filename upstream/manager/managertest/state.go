@@ -157,7 +157,7 @@ func (s *Server) byCertificate(c *call, cert *x509.Certificate) bool {
 		for _, have := range a.Certificates {
 			if slices.Equal(have.DER, cert.Raw) {
 				c.account = a
-				return !a.Disabled && have.State != "revoked"
+				return !a.Disabled && have.State != "revoked" && !slices.Contains(s.disowned, have.Serial)
 			}
 		}
 	}
