@@ -239,12 +239,13 @@ func checkToken(ctx context.Context, name string, t *hsm.Token) []Check {
 	for _, w := range st.Warnings {
 		checks = append(checks, Check{Name: c.Name + " warning", Status: checkWarning, Detail: w})
 	}
-	if len(st.Lost) > 0 {
+	objects := checkObjects(ctx, c.Name+" objects", t)
+	if lost := t.Status().Lost; len(lost) > 0 { // it was looked for with the objects
 		checks = append(checks, Check{Name: c.Name + " keys", Status: checkFailed,
-			Detail: "not on the token, though the ledger has them: " + strings.Join(st.Lost, ", "),
+			Detail: "not on the token, though the ledger has them: " + strings.Join(lost, ", "),
 			Hint:   "if the token was restored from an old copy, restore a newer one; otherwise `signet rotate`"})
 	}
-	return append(checks, checkObjects(ctx, c.Name+" objects", t))
+	return append(checks, objects)
 }
 
 // maxNamed is how many unknown objects a check names.

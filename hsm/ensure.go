@@ -3,10 +3,7 @@ package hsm
 import (
 	"context"
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/ed25519"
 	"crypto/rand"
-	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
@@ -57,7 +54,7 @@ func (t *Token) Key(ctx context.Context, id string) (*Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	if k.State != Live && k.State != Retiring {
+	if !k.alive() {
 		return nil, t.fail("use", k.String(), fmt.Errorf("%w: it is %s", ErrState, k.State))
 	}
 	return t.existing(ctx, k)
@@ -74,11 +71,12 @@ func (t *Token) existing(ctx context.Context, k LedgerKey) (*Key, error) {
 		copied.info = k
 		return &copied, nil
 	}
-	f, err := t.find(ctx, k)
+	f, err := t.find(ctx, k, false)
 	if err != nil {
 		return nil, err
 	}
 	if f.Private+f.Secret == 0 {
+		t.nowLost(k)
 		return nil, t.fail("use", k.String(), ErrKeyLost)
 	}
 	key, err = t.check(ctx, k, f)
@@ -112,7 +110,7 @@ func (t *Token) make(ctx context.Context, k LedgerKey) (*Key, error) {
 }
 
 func (t *Token) makeOnce(ctx context.Context, k LedgerKey) (*Key, error) {
-	f, err := t.find(ctx, k)
+	f, err := t.find(ctx, k, true)
 	if err != nil {
 		return nil, err
 	}
@@ -155,9 +153,11 @@ func (t *Token) born(k LedgerKey, key *Key) (*Key, error) {
 	return key, nil
 }
 
-func (t *Token) find(ctx context.Context, k LedgerKey) (*wire.Found, error) {
+// find asks the token what carries the key's ID: it itself, if fresh, else what
+// the worker already knows of it will do.
+func (t *Token) find(ctx context.Context, k LedgerKey, fresh bool) (*wire.Found, error) {
 	f := &wire.Found{}
-	return f, t.call(ctx, request{name: "find", key: k.String(), op: wire.OpFind}, wire.Find{ID: k.ID}, f)
+	return f, t.call(ctx, request{name: "find", key: k.String(), op: wire.OpFind}, wire.Find{ID: k.ID, Fresh: fresh}, f)
 }
 
 // generate asks the token for a key, after making sure that it can.
@@ -201,7 +201,7 @@ func (t *Token) sweep(ctx context.Context) error {
 		return t.fail("sweep", "", fmt.Errorf("%w: %w", ErrDeadline, ctx.Err()))
 	}
 	listed := &wire.Listed{}
-	if err := t.call(ctx, request{name: "list", op: wire.OpList}, wire.List{}, listed); err != nil {
+	if err := t.call(ctx, request{name: "list", op: wire.OpList}, nil, listed); err != nil {
 		return err
 	}
 	var still []uint64
@@ -288,36 +288,16 @@ func (t *Token) audit(ctx context.Context, k LedgerKey) (*wire.Audited, error) {
 	return a, t.call(ctx, request{name: "audit", key: k.String(), op: wire.OpAudit, alone: true}, wire.Find{ID: k.ID}, a)
 }
 
-// trySign makes a signature and verifies it without the token.
+// trySign makes a signature. Being the first of its key, it is verified.
 func trySign(ctx context.Context, k *Key) error {
-	msg := make([]byte, 32)
+	msg := make([]byte, sha256.Size)
 	rand.Read(msg) // never fails
-	digest := sha256.Sum256(msg)
-	ok := false
-	switch pub := k.pub.(type) {
-	case *rsa.PublicKey:
-		sig, err := k.SignContext(ctx, digest[:], crypto.SHA256)
-		if err != nil {
-			return err
-		}
-		ok = rsa.VerifyPKCS1v15(pub, crypto.SHA256, digest[:], sig) == nil
-	case *ecdsa.PublicKey:
-		sig, err := k.SignContext(ctx, digest[:], crypto.SHA256)
-		if err != nil {
-			return err
-		}
-		ok = ecdsa.VerifyASN1(pub, digest[:], sig)
-	case ed25519.PublicKey:
-		sig, err := k.SignContext(ctx, msg, crypto.Hash(0))
-		if err != nil {
-			return err
-		}
-		ok = ed25519.Verify(pub, msg, sig)
+	hash := crypto.SHA256
+	if k.info.Type == Ed25519 {
+		hash = 0
 	}
-	if !ok {
-		return k.t.fail("check", k.info.String(), errors.New("its signature is not by its public half"))
-	}
-	return nil
+	_, err := k.SignContext(ctx, msg, hash)
+	return err
 }
 
 // Destroy removes a key from the token for good. The ledger must say that it is

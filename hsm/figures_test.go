@@ -9,6 +9,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -167,8 +168,8 @@ func afterKill(t *testing.T, w *tabwriter.Writer) {
 	fmt.Fprintf(w, "first signature after a kill, 100 keys\t%v\t-\t-\t< 500ms\n", waits[len(waits)/2].Round(time.Millisecond))
 }
 
-// manyKeys measures the opening of a token with 1,000 keys, and counts the
-// searches on it.
+// manyKeys measures the opening of a token with 1,000 keys, and counts the calls
+// that it takes; and those of a worker that replaces another while all are in use.
 func manyKeys(t *testing.T, w *tabwriter.Writer) {
 	const keys = 1000
 	s := hsmtest.NewShim(t)
@@ -192,12 +193,37 @@ func manyKeys(t *testing.T, w *tabwriter.Writer) {
 		cancel()
 		<-done
 	}
-	s.CountCalls()
-	_, stop = open(t, s.Config(ledger, nil))
-	stop()
 	slices.Sort(waits)
 	fmt.Fprintf(w, "opening a token with 1,000 keys\t%v\t-\t-\tone pass\n", waits[1].Round(time.Millisecond))
-	for name, n := range s.Calls() {
-		fmt.Fprintf(w, "calls of %s for it\t%d\t-\t-\tno search per key\n", name, n)
+	cfg.Module = s.Path
+	s.CountCalls()
+	_, stop = open(t, cfg)
+	stop()
+	opening := s.Calls()
+	calls(t, w, "opening it", opening, 4)
+
+	token, stop = open(t, cfg)
+	held := keysOf(t, token)
+	s.CountCalls()
+	if err := syscall.Kill(token.Status().PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range held {
+		if err := signOnce(key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop()
+	calls(t, w, "replacing its worker, 1,000 keys in use", withoutHealth(s.Calls(), opening), keys)
+}
+
+// calls prints counted calls, and holds them to the most that there may be of
+// each.
+func calls(t *testing.T, w *tabwriter.Writer, what string, counts map[string]int, most int) {
+	for _, name := range slices.Sorted(maps.Keys(counts)) {
+		fmt.Fprintf(w, "%s for %s\t%d\t-\t-\t<= %d\n", name, what, counts[name], most)
+		if counts[name] > most {
+			t.Errorf("%d calls of %s for %s, want at most %d", counts[name], name, what, most)
+		}
 	}
 }

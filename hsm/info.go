@@ -39,7 +39,7 @@ func (t *Token) Info(ctx context.Context, id string) (KeyInfo, error) {
 		return KeyInfo{}, err
 	}
 	info := KeyInfo{LedgerKey: k}
-	f, err := t.find(ctx, k)
+	f, err := t.find(ctx, k, true)
 	if err != nil {
 		return info, err
 	}
@@ -113,6 +113,7 @@ type Object struct {
 }
 
 // Unknown lists what is on the token and not in the ledger. It is never touched.
+// What is in the ledger and not on the token is noted in the Status.
 func (t *Token) Unknown(ctx context.Context) ([]Object, error) {
 	keys, err := t.ledgerKeys()
 	if err != nil {
@@ -123,8 +124,17 @@ func (t *Token) Unknown(ctx context.Context) ([]Object, error) {
 		known[k.ID] = k.State != Destroyed
 	}
 	listed := &wire.Listed{}
-	if err := t.call(ctx, request{name: "list", op: wire.OpList}, wire.List{}, listed); err != nil {
+	if err := t.call(ctx, request{name: "list", op: wire.OpList}, nil, listed); err != nil {
 		return nil, err
+	}
+	there := present(listed)
+	for _, k := range keys {
+		if !k.alive() || there[k.ID] {
+			continue
+		}
+		if now, err := t.ledgerKey("list", k.ID); err == nil && now.alive() { // not destroyed meanwhile
+			t.nowLost(k)
+		}
 	}
 	var out []Object
 	for _, f := range listed.Found {

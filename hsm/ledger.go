@@ -70,6 +70,9 @@ type LedgerKey struct {
 // String is how the key is called: name#generation.
 func (k LedgerKey) String() string { return fmt.Sprintf("%s#%d", k.Name, k.Generation) }
 
+// alive reports whether the key is in use, and so must be on its token.
+func (k LedgerKey) alive() bool { return k.State == Live || k.State == Retiring }
+
 // A Ledger remembers which keys are ours.
 type Ledger interface {
 	// Keys returns all keys of all tokens, destroyed ones too.

@@ -7,7 +7,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/signet-agent/signet/hsm"
 	"github.com/signet-agent/signet/hsm/hsmtest"
@@ -175,53 +178,99 @@ func TestAuditRefusesWeakKeys(t *testing.T) {
 	}
 }
 
-// TestOpeningIsOnePass holds that a token is opened by as many searches for many
-// keys as for few, and that nothing is searched for a signature.
-func TestOpeningIsOnePass(t *testing.T) {
+// TestOpeningCostsTheSameForManyKeys holds that a token is opened by as many calls
+// for many keys as for few; that many keys that are used then take one pass, by
+// one read each; and that a worker which replaces another does so too, and
+// searches for nothing when it signs.
+func TestOpeningCostsTheSameForManyKeys(t *testing.T) {
 	t.Parallel()
 	s := hsmtest.NewShim(t)
 	ledger := &hsmtest.Ledger{}
-	var searches []int
-	for range 2 {
-		token, stop := open(t, s.Config(ledger, nil))
-		for range 5 {
+	token, stop := open(t, s.Config(ledger, nil))
+	if _, err := token.Wrap(t.Context(), []byte("data key")); err != nil {
+		t.Fatal(err)
+	}
+	const few, many = 5, 12
+	var opening, used, again []map[string]int
+	for _, keys := range []int{few, many} {
+		for len(token.Keys()) < 1+keys { // and the sealing key
 			newKey(t, token, "host", hsm.ECDSAP256)
 		}
 		stop()
 		s.CountCalls()
-		_, stop = open(t, s.Config(ledger, nil))
+		token, stop = open(t, s.Config(ledger, nil))
 		stop()
-		searches = append(searches, s.Calls()["C_FindObjectsInit"])
+		opening = append(opening, s.Calls())
+		counted := func() map[string]int { return withoutHealth(s.Calls(), opening[0]) }
+
 		s.CountCalls()
 		token, stop = open(t, s.Config(ledger, nil))
-		key, err := token.Key(t.Context(), ledgerID(t, token))
-		if err != nil {
+		keysOf(t, token)
+		stop()
+		used = append(used, counted())
+
+		token, stop = open(t, s.Config(ledger, nil))
+		held := keysOf(t, token)
+		s.CountCalls()
+		if err := syscall.Kill(token.Status().PID, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		for range 20 {
-			if err := signOnce(key); err != nil {
-				t.Error(err)
+		for range 3 {
+			for _, key := range held {
+				if err := signOnce(key); err != nil {
+					t.Error(err)
+				}
 			}
 		}
 		stop()
-		// One search and the audit came with the first use of the key.
-		if n := s.Calls()["C_FindObjectsInit"] - searches[len(searches)-1]; n > 1 {
-			t.Errorf("%d searches for 20 signatures", n)
-		}
+		again = append(again, counted())
+		token, stop = open(t, s.Config(ledger, nil))
 	}
-	if searches[0] != searches[1] || searches[0] != 4 {
-		t.Errorf("searches with 5 and with 10 keys: %v; want one for each class of objects", searches)
+	want := map[string]int{"C_GetTokenInfo": opening[0]["C_GetTokenInfo"], "C_FindObjectsInit": 1, "C_FindObjects": 2, "C_GetAttributeValue": 1}
+	if diff := cmp.Diff([]map[string]int{want, want}, opening); diff != "" {
+		t.Errorf("opening with %d and %d keys (-want +got):\n%s", few, many, diff)
+	}
+	// The first keys are searched for one by one, the others by a pass over each
+	// class of objects that a pair consists of.
+	if few, many := used[0]["C_FindObjectsInit"], used[1]["C_FindObjectsInit"]; few != many || few != 7 {
+		t.Errorf("%d searches for few keys in use, %d for many; want 7", few, many)
+	}
+	for i, keys := range []int{few, many} {
+		want := map[string]int{"C_GetTokenInfo": opening[0]["C_GetTokenInfo"], "C_FindObjectsInit": 2, "C_FindObjects": 4, "C_GetAttributeValue": keys + 1}
+		if diff := cmp.Diff(want, again[i]); diff != "" {
+			t.Errorf("a worker that replaces another, with %d keys in use (-want +got):\n%s", keys, diff)
+		}
 	}
 }
 
-// ledgerID is the ID of some key.
-func ledgerID(t *testing.T, token *hsm.Token) string {
-	t.Helper()
-	keys := token.Keys()
-	if len(keys) == 0 {
-		t.Fatal("no keys")
+// withoutHealth takes away the calls of checks of the token's health that fell
+// into the time: each looks for the one key that opening looks for.
+func withoutHealth(calls, opening map[string]int) map[string]int {
+	checks := calls["C_GetTokenInfo"] - opening["C_GetTokenInfo"]
+	for name := range calls {
+		calls[name] -= checks * opening[name]
 	}
-	return keys[0].ID
+	calls["C_GetTokenInfo"] = opening["C_GetTokenInfo"]
+	return calls
+}
+
+// keysOf are all keys that sign, each used once.
+func keysOf(t *testing.T, token *hsm.Token) (held []*hsm.Key) {
+	t.Helper()
+	for _, k := range token.Keys() {
+		if k.Type != hsm.ECDSAP256 {
+			continue
+		}
+		key, err := token.Key(t.Context(), k.ID)
+		if err == nil {
+			err = signOnce(key)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		held = append(held, key)
+	}
+	return held
 }
 
 // TestReplacedKeyIsNotUsed holds that another key put under the ID of one in use

@@ -34,9 +34,10 @@ type process struct {
 	capacity int64
 
 	// What was found when the token was opened; not changed after.
-	serial     string
-	canary     string          // a key that must be there
-	distrusted map[string]bool // keys that are not what they were, by ID
+	serial string
+	canary string // a key that must be there
+
+	proven sync.Map // by ID, whether the first signature was that of the key we know
 
 	remains     []uint64  // of interrupted generations, perhaps; owned by Ensure
 	remainsSeen time.Time // when they were seen first

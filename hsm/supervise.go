@@ -2,7 +2,6 @@ package hsm
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -153,7 +152,7 @@ func (t *Token) checkHealth(ctx context.Context, p *process) {
 	req := wire.Health{Serial: p.serial, ID: p.canary}
 	if req.ID != "" {
 		// A key that was destroyed meanwhile, on purpose, says nothing.
-		if k, err := t.ledgerKey("check", req.ID); err != nil || k.State != Live && k.State != Retiring {
+		if k, err := t.ledgerKey("check", req.ID); err != nil || !k.alive() {
 			req.ID = ""
 		}
 	}
@@ -182,9 +181,13 @@ func (t *Token) open(ctx context.Context) (*process, error) {
 	}
 	// A stop ends the opening too: nobody waits for a slow module then.
 	stop := context.AfterFunc(ctx, func() { p.giveUp(errLost) })
-	o, listed, err := t.openWith(ctx, p, l, keys)
+	o, err := t.openWith(ctx, p, l, keys)
+	var lost []string
+	if err == nil {
+		lost, err = t.resolve(ctx, p, o, keys)
+	}
 	if stop() && err == nil {
-		t.opening(p, o, listed, keys)
+		t.opening(p, o, lost)
 		return p, nil
 	}
 	if err == nil {
@@ -195,8 +198,8 @@ func (t *Token) open(ctx context.Context) (*process, error) {
 	return nil, t.fail("open", "", err)
 }
 
-// openWith takes a new worker through opening, login and the one listing.
-func (t *Token) openWith(ctx context.Context, p *process, l login, keys []LedgerKey) (*wire.Opened, *wire.Listed, error) {
+// openWith takes a new worker through opening and login.
+func (t *Token) openWith(ctx context.Context, p *process, l login, keys []LedgerKey) (*wire.Opened, error) {
 	salt := t.salt
 	if l.digest != nil {
 		salt = l.salt
@@ -205,30 +208,20 @@ func (t *Token) openWith(ctx context.Context, p *process, l login, keys []Ledger
 	err := t.ask(ctx, p, wire.OpOpen, wire.Open{Module: t.cfg.Module, InitArgs: t.cfg.InitArgs, Token: t.selector, PIN: t.pin, Salt: salt, QuickKey: t.quick, Accepted: t.good,
 		Sessions: t.cfg.Sessions, Sandbox: !t.cfg.NoSandbox, Network: t.cfg.Network}, o)
 	if err != nil {
-		return nil, nil, t.fail("open", "", err)
+		return nil, t.fail("open", "", err)
 	}
 	if err := t.sameSerial(o, keys); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if o.Flags&wire.FlagLoginRequired != 0 {
 		if err := t.permit(l, o, salt); err != nil {
-			return nil, nil, t.fail("open", "", err)
+			return nil, t.fail("open", "", err)
 		}
 		if err := t.learn(o, salt, t.ask(ctx, p, wire.OpLogin, wire.Login{Salt: salt}, nil)); err != nil {
-			return nil, nil, t.fail("log in", "", err)
+			return nil, t.fail("log in", "", err)
 		}
 	}
-	want := wire.List{}
-	for _, k := range keys {
-		if k.State != Destroyed {
-			want.Want = append(want.Want, k.ID)
-		}
-	}
-	listed := &wire.Listed{}
-	if err := t.ask(ctx, p, wire.OpList, want, listed); err != nil {
-		return nil, nil, t.fail("list", "", err)
-	}
-	return o, listed, t.sameKeys(o, listed, keys)
+	return o, nil
 }
 
 // ask makes a call on a worker that is not open yet.
@@ -252,7 +245,7 @@ func (t *Token) sameSerial(o *wire.Opened, keys []LedgerKey) error {
 	}
 	was := ""
 	for _, k := range keys {
-		if k.State != Live && k.State != Retiring || k.Serial == "" {
+		if !k.alive() || k.Serial == "" {
 			continue
 		}
 		if k.Serial == o.Serial {
@@ -267,24 +260,79 @@ func (t *Token) sameSerial(o *wire.Opened, keys []LedgerKey) error {
 		Text: fmt.Sprintf("token %q has serial %s, our keys were made on serial %s", o.Label, o.Serial, was)})
 }
 
-// sameKeys refuses a token that has none of our keys.
-func (t *Token) sameKeys(o *wire.Opened, listed *wire.Listed, keys []LedgerKey) error {
-	there := present(listed)
-	live := 0
-	for _, k := range keys {
-		if k.State != Live && k.State != Retiring {
-			continue
+// resolve has the worker find the keys that are in use, and says which of the
+// ledger's are lost. It takes as many calls on a token with many keys as on one
+// with few: the others are found when they are first asked for. The whole token
+// is read only if the first key is missing, or to find what a generation that was
+// cut short has left.
+func (t *Token) resolve(ctx context.Context, p *process, o *wire.Opened, keys []LedgerKey) (lost []string, err error) {
+	want := t.wanted(keys)
+	missing := func(LedgerKey) bool { return false }
+	if len(want) > 0 {
+		req, found := wire.Resolve{}, wire.Resolved{}
+		for _, k := range want {
+			req.Keys = append(req.Keys, wire.Wanted{ID: k.ID, Type: string(k.Type)})
 		}
-		live++
-		if there[k.ID] {
-			return nil
+		if err := t.ask(ctx, p, wire.OpResolve, req, &found); err != nil {
+			return nil, t.fail("find keys", "", err)
+		}
+		missing = func(k LedgerKey) bool { return slices.Contains(found.Missing, k.ID) }
+	}
+	intents := slices.ContainsFunc(keys, func(k LedgerKey) bool { return k.State == Intended })
+	if intents || len(want) > 0 && missing(want[0]) {
+		listed := wire.Listed{}
+		if err := t.ask(ctx, p, wire.OpList, nil, &listed); err != nil {
+			return nil, t.fail("list", "", err)
+		}
+		if intents {
+			p.remains, p.remainsSeen = incomplete(&listed), time.Now()
+		}
+		there := present(&listed)
+		want, missing = alive(keys), func(k LedgerKey) bool { return !there[k.ID] }
+	}
+	for _, k := range want {
+		switch {
+		case missing(k):
+			lost = append(lost, k.String())
+		case p.canary == "":
+			p.canary = k.ID
 		}
 	}
-	if live == 0 {
-		return nil
+	if len(want) > 0 && p.canary == "" {
+		return nil, t.fail("open", "", &wire.Error{Name: wire.TokenReplaced,
+			Text: fmt.Sprintf("token %q (serial %s) holds none of our %d keys", o.Label, o.Serial, len(want))})
 	}
-	return t.fail("open", "", &wire.Error{Name: wire.TokenReplaced,
-		Text: fmt.Sprintf("token %q (serial %s) holds none of our %d keys", o.Label, o.Serial, live)})
+	return lost, nil
+}
+
+// wanted are the keys that a new worker has to know: those that unseal, because
+// that is asked first, and those that were used with the worker before. If there
+// are none, it is any key: one has to be there, or this is another token.
+func (t *Token) wanted(keys []LedgerKey) []LedgerKey {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	live := alive(keys)
+	var want []LedgerKey
+	for _, k := range live {
+		if k.Type.seals() {
+			want = append(want, k)
+		}
+	}
+	slices.Reverse(want) // the newest first: it is in use for certain
+	for _, k := range live {
+		if !k.Type.seals() && t.trusted[k.ID] != nil {
+			want = append(want, k)
+		}
+	}
+	if len(want) == 0 {
+		return live[:min(len(live), 1)]
+	}
+	return want
+}
+
+// alive are the keys that must be on the token.
+func alive(keys []LedgerKey) []LedgerKey {
+	return slices.DeleteFunc(slices.Clone(keys), func(k LedgerKey) bool { return !k.alive() })
 }
 
 func present(listed *wire.Listed) map[string]bool {
@@ -296,34 +344,10 @@ func present(listed *wire.Listed) map[string]bool {
 }
 
 // opening puts a worker that has opened the token to use.
-func (t *Token) opening(p *process, o *wire.Opened, listed *wire.Listed, keys []LedgerKey) {
+func (t *Token) opening(p *process, o *wire.Opened, lost []string) {
 	p.setRoom(o.Sessions)
 	p.serial = o.Serial
-	p.distrusted = map[string]bool{}
-	there := present(listed)
-	var lost []string
-	intents := false
-	for _, k := range keys {
-		intents = intents || k.State == Intended
-		if k.State != Live && k.State != Retiring {
-			continue
-		}
-		if !there[k.ID] {
-			lost = append(lost, k.String())
-		} else if p.canary == "" {
-			p.canary = k.ID
-		}
-	}
-	if intents {
-		p.remains = incomplete(listed)
-		p.remainsSeen = time.Now()
-	}
 	t.update(func() {
-		for _, f := range listed.Found {
-			if k := t.trusted[f.ID]; k != nil && hex.EncodeToString(k.spki) != hex.EncodeToString(f.SPKI) {
-				p.distrusted[f.ID] = true
-			}
-		}
 		t.cur, t.err, t.opened = p, nil, o
 		t.status.Open, t.status.Since, t.status.Err = true, time.Now(), nil
 		t.status.PID = p.cmd.Process.Pid
@@ -343,6 +367,18 @@ func (t *Token) opening(p *process, o *wire.Opened, listed *wire.Listed, keys []
 	if len(lost) > 0 {
 		t.log.Error("keys of the ledger are not on the token", "keys", lost)
 	}
+}
+
+// nowLost notes that a key of the ledger was looked for and is not there.
+func (t *Token) nowLost(k LedgerKey) {
+	t.mu.Lock()
+	known := slices.Contains(t.status.Lost, k.String())
+	t.mu.Unlock()
+	if known {
+		return
+	}
+	t.update(func() { t.status.Lost = append(slices.Clone(t.status.Lost), k.String()) })
+	t.log.Error("a key of the ledger is not on the token", "key", k.String(), "id", k.ID)
 }
 
 // incomplete lists what may remain of an interrupted generation.

@@ -337,10 +337,10 @@ func (t *Token) sign(ctx context.Context, k *Key, req *wire.Sign) (sig []byte, e
 				return nil, t.fail("sign", k.info.String(), err)
 			}
 		}
-		if p.distrusted[k.info.ID] {
-			return nil, t.fail("sign", k.info.String(), fmt.Errorf("%w: the token now has another public key for it", ErrUntrusted))
-		}
 		if sig, err = p.sign(ctx, deadline, t.cfg.Timeout, req); err == nil {
+			if !p.proves(k, req, sig) {
+				return nil, t.fail("sign", k.info.String(), fmt.Errorf("%w: its signature is not by its public half", ErrUntrusted))
+			}
 			return sig, nil
 		}
 		var werr *wire.Error

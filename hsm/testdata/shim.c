@@ -120,8 +120,8 @@ static ck my_Finalize(void *a) {
 	in_dir(path, sizeof path, "calls");
 	FILE *f = access(path, F_OK) == 0 ? fopen(path, "w") : NULL;
 	if (f != NULL) {
-		fprintf(f, "C_FindObjectsInit=%d\nC_FindObjects=%d\nC_GetAttributeValue=%d\n",
-			calls[FINDOBJECTSINIT], calls[FINDOBJECTS], calls[GETATTRIBUTEVALUE]);
+		fprintf(f, "C_GetTokenInfo=%d\nC_FindObjectsInit=%d\nC_FindObjects=%d\nC_GetAttributeValue=%d\n",
+			calls[GETTOKENINFO], calls[FINDOBJECTSINIT], calls[FINDOBJECTS], calls[GETATTRIBUTEVALUE]);
 		fclose(f);
 	}
 	return ((ck(*)(void *))real->fn[FINALIZE])(a);

@@ -7,7 +7,8 @@ type Op uint8
 const (
 	OpOpen        Op = iota + 1 // Open -> Opened
 	OpLogin                     // Login -> nothing
-	OpList                      // List -> Listed
+	OpResolve                   // Resolve -> Resolved
+	OpList                      // nothing -> Listed
 	OpSign                      // Sign -> signature
 	OpFind                      // Find -> Found
 	OpGenerate                  // Generate -> Found
@@ -75,12 +76,22 @@ type Mechanism struct {
 	Flags    uint
 }
 
-// List asks for everything on the token in one pass.
-type List struct {
-	Want []string // hex CKA_IDs whose public keys are wanted too
+// Resolve asks for the keys that are going to be used, so that nothing has to be
+// searched for when they are.
+type Resolve struct{ Keys []Wanted }
+
+// Wanted is a key of the ledger.
+type Wanted struct {
+	ID   string // hex CKA_ID
+	Type string // as in Generate
 }
 
-// Listed is the answer to List.
+// Resolved is the answer to Resolve.
+type Resolved struct {
+	Missing []string // the IDs that no private or secret key has, or more than one
+}
+
+// Listed is everything on the token.
 type Listed struct {
 	Found []Found // by CKA_ID
 	Loose []Loose // objects without one
@@ -88,7 +99,8 @@ type Listed struct {
 
 // Find asks for what carries an ID.
 type Find struct {
-	ID string // hex CKA_ID
+	ID    string // hex CKA_ID
+	Fresh bool   // what an earlier pass over the token has found will not do
 }
 
 // Found is what carries an ID: a whole key pair has one private and one public
@@ -98,9 +110,9 @@ type Found struct {
 	Label                                 string
 	Private, Public, Secret, Certificates int
 	Unreadable                            int    // objects whose attributes could not be read
-	Type                                  string // as in Generate; "" if not one of these
-	SPKI                                  []byte // DER; where asked for and there
-	Certificate                           []byte // DER of one stored beside the key; where asked for
+	Type                                  string // as in Generate, in the answer to Find; "" if not one of these
+	SPKI                                  []byte // DER, in the answer to Find; if there
+	Certificate                           []byte // DER of one stored beside the key, in the answer to a fresh Find
 }
 
 // Loose is an object without a CKA_ID.

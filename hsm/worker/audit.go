@@ -61,8 +61,7 @@ func (m *module) audit(req wire.Find) (*wire.Audited, error) {
 // tryRead asks for the private value.
 func (m *module) tryRead(key pkcs11.ObjectHandle, e *entry) string {
 	typ := uint(pkcs11.CKA_VALUE)
-	switch e.typ {
-	case wire.TypeRSA2048, wire.TypeRSA3072, wire.TypeRSA4096:
+	if e.kind.keyType == pkcs11.CKK_RSA && e.private != 0 {
 		typ = pkcs11.CKA_PRIVATE_EXPONENT
 	}
 	if v, err := m.attribute(key, typ); err == nil && len(v) > 0 {

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"crypto/ed25519"
 	"encoding/hex"
 	"fmt"
 
@@ -31,7 +32,7 @@ func (m *module) generate(req wire.Generate) (*wire.Found, error) {
 	if err != nil {
 		return nil, wireError("generate key", err)
 	}
-	return m.find(req.ID)
+	return m.find(wire.Find{ID: req.ID, Fresh: true})
 }
 
 // generateAs makes a key that is for one use only, or, where the module does not
@@ -61,17 +62,19 @@ type kind struct {
 	keyType uint
 	bits    int    // of a modulus
 	params  []byte // of a curve
+	sigLen  int    // 0 for a key that seals
 }
 
 var kinds = map[string]kind{
 	wire.TypeRSA2048:   rsaKind(2048),
-	wire.TypeRSA2048KE: rsaKind(2048),
+	wire.TypeRSA2048KE: sealing(rsaKind(2048)),
 	wire.TypeRSA3072:   rsaKind(3072),
 	wire.TypeRSA4096:   rsaKind(4096),
 	wire.TypeP256:      ecKind(curves[0]),
 	wire.TypeP384:      ecKind(curves[1]),
 	wire.TypeP521:      ecKind(curves[2]),
-	wire.TypeEd25519:   {mech: ckmECEdwardsKeyGen, keyType: ckkECEdwards, params: []byte{0x06, 0x03, 0x2b, 0x65, 0x70}}, // 1.3.101.112
+	wire.TypeEd25519: {mech: ckmECEdwardsKeyGen, keyType: ckkECEdwards, sigLen: ed25519.SignatureSize,
+		params: []byte{0x06, 0x03, 0x2b, 0x65, 0x70}}, // 1.3.101.112
 	wire.TypeAES256: {mech: pkcs11.CKM_AES_KEY_GEN, keyType: pkcs11.CKK_AES,
 		by11: func(c *crypto11.Context, _, secret crypto11.AttributeSet) error {
 			_, err := c.GenerateSecretKeyWithAttributes(secret, 256, crypto11.CipherAES)
@@ -80,15 +83,21 @@ var kinds = map[string]kind{
 }
 
 func rsaKind(bits int) kind {
-	return kind{mech: pkcs11.CKM_RSA_PKCS_KEY_PAIR_GEN, keyType: pkcs11.CKK_RSA, bits: bits,
+	return kind{mech: pkcs11.CKM_RSA_PKCS_KEY_PAIR_GEN, keyType: pkcs11.CKK_RSA, bits: bits, sigLen: bits / 8,
 		by11: func(c *crypto11.Context, public, private crypto11.AttributeSet) error {
 			_, err := c.GenerateRSAKeyPairWithAttributes(public, private, bits)
 			return err
 		}}
 }
 
+// sealing is a kind of key that does not sign.
+func sealing(k kind) kind {
+	k.sigLen = 0
+	return k
+}
+
 func ecKind(named curve) kind {
-	return kind{mech: pkcs11.CKM_EC_KEY_PAIR_GEN, keyType: pkcs11.CKK_EC, params: named.params,
+	return kind{mech: pkcs11.CKM_EC_KEY_PAIR_GEN, keyType: pkcs11.CKK_EC, params: named.params, sigLen: 2 * named.size(),
 		by11: func(c *crypto11.Context, public, private crypto11.AttributeSet) error {
 			_, err := c.GenerateECDSAKeyPairWithAttributes(public, private, named.curve)
 			return err

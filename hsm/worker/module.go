@@ -2,6 +2,7 @@ package worker
 
 import (
 	"crypto/hmac"
+	"encoding/hex"
 	"fmt"
 	"strings"
 	"sync"
@@ -38,6 +39,9 @@ type module struct {
 	admin   pkcs11.SessionHandle // of the goroutine that carries out all but signing
 	signers int                  // number of signing sessions
 	index   index
+
+	searched int                                       // how many keys were searched for by their ID
+	passed   map[uint]map[string][]pkcs11.ObjectHandle // what a pass over a class has found, by CKA_ID
 }
 
 // open loads the library, finds the token and opens a session on it.
@@ -53,7 +57,7 @@ func open(req wire.Open) (*module, *wire.Opened, error) {
 	if ctx == nil {
 		return nil, nil, &wire.Error{Name: wire.NotAModule, Text: "load " + req.Module}
 	}
-	m := &module{path: req.Module, c: c, ctx: ctx, args: newReserved(req.InitArgs)}
+	m := &module{path: req.Module, c: c, ctx: ctx, args: newReserved(req.InitArgs), passed: map[uint]map[string][]pkcs11.ObjectHandle{}}
 	if err := m.choose(req.Token); err != nil {
 		return nil, nil, err
 	}
@@ -274,13 +278,17 @@ func (m *module) health(req wire.Health) error {
 	if req.ID == "" {
 		return nil
 	}
-	found, err := m.find(req.ID)
+	id, err := hex.DecodeString(req.ID)
+	if err != nil {
+		return &wire.Error{Name: wire.BadRequest, Text: "check token"}
+	}
+	objects, err := m.carrying(id)
 	if err != nil {
 		e := wireError("check token", err)
 		e.Fatal = true
 		return e
 	}
-	if found.Private == 0 && found.Secret == 0 {
+	if found := count(req.ID, objects); found.Private == 0 && found.Secret == 0 {
 		return &wire.Error{Name: wire.KeyVanished, Fatal: true, Text: "check token: key " + req.ID + " is no longer there"}
 	}
 	return nil

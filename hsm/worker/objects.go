@@ -32,8 +32,7 @@ const (
 type entry struct {
 	private pkcs11.ObjectHandle
 	secret  pkcs11.ObjectHandle
-	typ     string
-	sigLen  int
+	kind    kind
 }
 
 // An index finds entries by CKA_ID, without asking the token.
@@ -115,11 +114,7 @@ func (m *module) identify(h pkcs11.ObjectHandle, class uint) object {
 
 // list reads the whole token: one search for each class, one read for each
 // object, joined by CKA_ID.
-func (m *module) list(req wire.List) (*wire.Listed, error) {
-	want := map[string]bool{}
-	for _, id := range req.Want {
-		want[id] = true
-	}
+func (m *module) list() (*wire.Listed, error) {
 	byID := map[string][]object{}
 	var order []string
 	out := &wire.Listed{}
@@ -142,76 +137,86 @@ func (m *module) list(req wire.List) (*wire.Listed, error) {
 		}
 	}
 	for _, id := range order {
-		found := m.join(id, byID[id], want[id])
-		out.Found = append(out.Found, *found)
+		out.Found = append(out.Found, *count(id, byID[id]))
 	}
 	return out, nil
 }
 
-// find searches for what carries an ID and remembers how to sign with it.
-func (m *module) find(id string) (*wire.Found, error) {
-	raw, err := hex.DecodeString(id)
+// find looks for what carries an ID and remembers how to sign with it.
+func (m *module) find(req wire.Find) (*wire.Found, error) {
+	raw, err := hex.DecodeString(req.ID)
 	if err != nil || len(raw) == 0 {
-		return nil, &wire.Error{Name: wire.BadRequest, Text: fmt.Sprintf("find %q: not an id", id)}
+		return nil, &wire.Error{Name: wire.BadRequest, Text: fmt.Sprintf("find %q: not an id", req.ID)}
 	}
-	handles, err := m.search(pkcs11.NewAttribute(pkcs11.CKA_ID, raw))
+	if !req.Fresh {
+		objects, err := m.known(raw, pkcs11.CKO_PRIVATE_KEY, pkcs11.CKO_SECRET_KEY, pkcs11.CKO_PUBLIC_KEY)
+		if err != nil {
+			return nil, wireError("find key", err)
+		}
+		f := count(req.ID, objects)
+		if m.detail(f, raw, objects); f.Type != "" {
+			return f, nil
+		}
+	}
+	objects, err := m.carrying(raw)
 	if err != nil {
 		return nil, wireError("find key", err)
 	}
-	objects := make([]object, len(handles))
-	for i, h := range handles {
-		objects[i] = m.identify(h, unavailable)
-	}
-	return m.join(id, objects, true), nil
+	f := count(req.ID, objects)
+	m.detail(f, raw, objects)
+	return f, nil
 }
 
-// join makes one answer of the objects with one ID. With details, it reads the
-// public key and puts a whole key into the index.
-func (m *module) join(id string, objects []object, details bool) *wire.Found {
+// count makes one answer of the objects with one ID.
+func count(id string, objects []object) *wire.Found {
 	f := &wire.Found{ID: id}
-	var e entry
-	var public *object
-	for i, o := range objects {
+	for _, o := range objects {
 		switch {
 		case o.err != nil:
 			f.Unreadable++
 			continue
 		case o.class == pkcs11.CKO_PRIVATE_KEY:
 			f.Private++
-			e.private = o.handle
 		case o.class == pkcs11.CKO_PUBLIC_KEY:
 			f.Public++
-			public = &objects[i]
 		case o.class == pkcs11.CKO_SECRET_KEY:
 			f.Secret++
-			e.secret = o.handle
 		case o.class == pkcs11.CKO_CERTIFICATE:
 			f.Certificates++
-			if details {
-				f.Certificate, _ = m.attribute(o.handle, pkcs11.CKA_VALUE)
-			}
 		}
 		if f.Label == "" {
 			f.Label = string(o.label)
 		}
 	}
-	if !details {
-		return f
-	}
-	if public != nil {
-		f.Type, f.SPKI, e.sigLen = m.publicKey(public.handle)
+	return f
+}
+
+// detail reads the public key and the certificate, and puts a whole key into the
+// index.
+func (m *module) detail(f *wire.Found, id []byte, objects []object) {
+	var e entry
+	for _, o := range objects {
+		switch {
+		case o.err != nil:
+		case o.class == pkcs11.CKO_PRIVATE_KEY:
+			e.private = o.handle
+		case o.class == pkcs11.CKO_PUBLIC_KEY:
+			f.Type, f.SPKI = m.publicKey(o.handle)
+		case o.class == pkcs11.CKO_SECRET_KEY:
+			e.secret = o.handle
+		case o.class == pkcs11.CKO_CERTIFICATE:
+			f.Certificate, _ = m.attribute(o.handle, pkcs11.CKA_VALUE)
+		}
 	}
 	if f.Secret == 1 && f.Private == 0 && m.isAES256(e.secret) {
 		f.Type = wire.TypeAES256
 	}
-	e.typ = f.Type
-	raw, _ := hex.DecodeString(id)
+	e.kind = kinds[f.Type]
 	if f.Type == "" || f.Private+f.Secret != 1 {
-		m.index.put(raw, nil)
-		return f
+		m.index.put(id, nil)
+		return
 	}
-	m.index.put(raw, &e)
-	return f
+	m.index.put(id, &e)
 }
 
 // loose describes an object without an ID.
@@ -281,44 +286,44 @@ func (m *module) isAES256(h pkcs11.ObjectHandle) bool {
 }
 
 // publicKey reads a public key. The type is empty if it is none of ours.
-func (m *module) publicKey(h pkcs11.ObjectHandle) (typ string, spki []byte, sigLen int) {
+func (m *module) publicKey(h pkcs11.ObjectHandle) (typ string, spki []byte) {
 	kind, err := m.attribute(h, pkcs11.CKA_KEY_TYPE)
 	if err != nil {
-		return "", nil, 0
+		return "", nil
 	}
 	var pub any
 	switch ulong(kind) {
 	case pkcs11.CKK_RSA:
-		pub, typ, sigLen = m.rsaKey(h)
+		pub, typ = m.rsaKey(h)
 	case pkcs11.CKK_EC:
-		pub, typ, sigLen = m.ecKey(h)
+		pub, typ = m.ecKey(h)
 	case ckkECEdwards:
-		pub, typ, sigLen = m.edKey(h)
+		pub, typ = m.edKey(h)
 	}
 	if typ == "" {
-		return "", nil, 0
+		return "", nil
 	}
 	spki, err = x509.MarshalPKIXPublicKey(pub)
 	if err != nil {
-		return "", nil, 0
+		return "", nil
 	}
-	return typ, spki, sigLen
+	return typ, spki
 }
 
-func (m *module) rsaKey(h pkcs11.ObjectHandle) (pub any, typ string, sigLen int) {
+func (m *module) rsaKey(h pkcs11.ObjectHandle) (pub any, typ string) {
 	values, err := m.attributes(h, pkcs11.CKA_MODULUS, pkcs11.CKA_PUBLIC_EXPONENT)
 	if err != nil {
-		return nil, "", 0
+		return nil, ""
 	}
 	n, e := new(big.Int).SetBytes(values[0]), new(big.Int).SetBytes(values[1])
 	if !e.IsInt64() || e.Int64() < 3 || e.Int64() > 1<<31-1 {
-		return nil, "", 0
+		return nil, ""
 	}
 	switch n.BitLen() {
 	case 2048, 3072, 4096:
-		return &rsa.PublicKey{N: n, E: int(e.Int64())}, fmt.Sprintf("rsa-%d", n.BitLen()), n.BitLen() / 8
+		return &rsa.PublicKey{N: n, E: int(e.Int64())}, fmt.Sprintf("rsa-%d", n.BitLen())
 	}
-	return nil, "", 0
+	return nil, ""
 }
 
 // A curve has the DER of its name.
@@ -328,6 +333,9 @@ type curve struct {
 	params []byte
 }
 
+// size is that of a coordinate in bytes.
+func (c curve) size() int { return (c.curve.Params().BitSize + 7) / 8 }
+
 // curves are the ones we use.
 var curves = []curve{
 	{wire.TypeP256, elliptic.P256(), []byte{0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07}},
@@ -335,31 +343,30 @@ var curves = []curve{
 	{wire.TypeP521, elliptic.P521(), []byte{0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23}},
 }
 
-func (m *module) ecKey(h pkcs11.ObjectHandle) (pub any, typ string, sigLen int) {
+func (m *module) ecKey(h pkcs11.ObjectHandle) (pub any, typ string) {
 	params, point, ok := m.point(h)
 	if !ok {
-		return nil, "", 0
+		return nil, ""
 	}
 	for _, c := range curves {
 		if string(c.params) != string(params) {
 			continue
 		}
-		size := (c.curve.Params().BitSize + 7) / 8
-		key, err := ecdsa.ParseUncompressedPublicKey(c.curve, bare(point, 1+2*size))
+		key, err := ecdsa.ParseUncompressedPublicKey(c.curve, bare(point, 1+2*c.size()))
 		if err != nil {
-			return nil, "", 0
+			return nil, ""
 		}
-		return key, c.typ, 2 * size
+		return key, c.typ
 	}
-	return nil, "", 0
+	return nil, ""
 }
 
-func (m *module) edKey(h pkcs11.ObjectHandle) (pub any, typ string, sigLen int) {
+func (m *module) edKey(h pkcs11.ObjectHandle) (pub any, typ string) {
 	_, point, ok := m.point(h)
 	if point = bare(point, ed25519.PublicKeySize); !ok || point == nil {
-		return nil, "", 0
+		return nil, ""
 	}
-	return ed25519.PublicKey(point), wire.TypeEd25519, ed25519.SignatureSize
+	return ed25519.PublicKey(point), wire.TypeEd25519
 }
 
 // point reads an elliptic curve point.

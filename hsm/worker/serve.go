@@ -144,10 +144,12 @@ func (w *worker) handle(f wire.Frame) (any, error) {
 	switch f.Op {
 	case wire.OpLogin:
 		return with(f, func(r wire.Login) (any, error) { return nil, w.m.login(r) })
+	case wire.OpResolve:
+		return with(f, w.m.resolve)
 	case wire.OpList:
-		return with(f, w.m.list)
+		return w.m.list()
 	case wire.OpFind:
-		return with(f, func(r wire.Find) (*wire.Found, error) { return w.m.find(r.ID) })
+		return with(f, w.m.find)
 	case wire.OpGenerate:
 		return with(f, w.m.generate)
 	case wire.OpDestroy:

@@ -43,7 +43,7 @@ func (s *signer) sign(req wire.Sign) ([]byte, error) {
 	s.m.alone.RLock()
 	defer s.m.alone.RUnlock()
 	e := s.m.index.get(req.ID)
-	if e == nil || e.private == 0 || e.sigLen == 0 {
+	if e == nil || e.private == 0 || e.kind.sigLen == 0 {
 		return nil, &wire.Error{Name: wire.KeyMissing, Text: "sign with key " + hex.EncodeToString(req.ID)}
 	}
 	if !s.open {
@@ -54,8 +54,8 @@ func (s *signer) sign(req wire.Sign) ([]byte, error) {
 		s.session, s.open = h, true
 	}
 	mech := mechanisms[req.Scheme]
-	n, begun, rv := s.m.c.sign(s.session, mech.typ, mech.par, e.private, req.Data, s.out[:e.sigLen])
-	if rv == pkcs11.CKR_OK && n <= e.sigLen {
+	n, begun, rv := s.m.c.sign(s.session, mech.typ, mech.par, e.private, req.Data, s.out[:e.kind.sigLen])
+	if rv == pkcs11.CKR_OK && n <= e.kind.sigLen {
 		return s.out[:n], nil
 	}
 	if begun || rv == pkcs11.CKR_OPERATION_ACTIVE {
