@@ -1,10 +1,8 @@
 package agent
 
 import (
-	"crypto/tls"
 	"errors"
 	"fmt"
-	"net"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -87,18 +85,6 @@ func (b *bench) read(t *testing.T, rec *record) {
 	t.Helper()
 	again := newBench(t, nil, nil, b.disk)
 	*rec = again.rec
-}
-
-func TestARefusedHandshakeIsARefusalToo(t *testing.T) {
-	alert := &net.OpError{Op: "remote error", Err: tls.AlertError(42)} // bad_certificate
-	if !upstream.CertificateRefused(&upstream.Error{Upstream: "ca", Err: fmt.Errorf("call: %w", alert)}) {
-		t.Error("an alert is not taken for a refusal")
-	}
-	for _, err := range []error{nil, errors.New("401"), &upstream.Error{Status: 403}, &upstream.Error{Err: &net.OpError{Op: "read", Err: errors.New("reset")}}} {
-		if upstream.CertificateRefused(err) {
-			t.Errorf("%v is taken for a refusal", err)
-		}
-	}
 }
 
 // Where the issuer would rather issue another than take the refused one again,
