@@ -39,9 +39,10 @@ hsm:
   - {name: spare, module: %[2]s, uri: "pkcs11:token=spare;manufacturer=SoftHSM%%20project", pin: {file: %[4]s}, worker: %[5]s, network: true}
 upstreams:
   vaults: {type: manager, url: "https://127.0.0.1:1", account_id: 1, register_method: clientRegistration}
+  others: {type: manager, url: "https://127.0.0.1:1", account_id: 2}
 identities:
   host: {key: {type: ecdsa-p256}, issuer: vaults, subject: {common_name: host.example}, on_token: true}
-  other: {key: {type: ecdsa-p384, token: spare}, issuer: vaults, subject: {common_name: other.example}}
+  other: {key: {type: ecdsa-p384, token: spare}, issuer: others, subject: {common_name: other.example}}
 `, dir, s.Module, s.Label, s.PINFile, s.Worker)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
