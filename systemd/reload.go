@@ -12,7 +12,7 @@ import (
 // A UnitError says that a unit was not reloaded.
 type UnitError struct {
 	Unit   string
-	Result string // of the job: failed, invalid, timeout, ..; "" if there was none
+	Result string // of the job: failed, invalid, timeout, canceled, ..; "" if there was none
 	Err    error  // why there was none; may be nil
 }
 
@@ -28,17 +28,19 @@ func (e *UnitError) Unwrap() error { return e.Err }
 // Hint says what an operator can do about it, or "".
 func (e *UnitError) Hint() string {
 	switch e.Result {
-	case "failed":
-		return "see journalctl -u " + e.Unit
 	case "invalid":
 		return "the unit does not run; start it"
+	case "timeout":
+		return "its JobTimeoutSec= was over before the reload was; see journalctl -u " + e.Unit
+	case "canceled":
+		return "somebody stopped or restarted the unit meanwhile; see journalctl -u " + e.Unit
 	case "":
 		if refused(e.Err) {
-			return fmt.Sprintf("add %q to the units in /etc/polkit-1/rules.d/50-signet.rules", e.Unit)
+			return fmt.Sprintf("the rule for polkit is missing or does not list %s; make it again, as root: signet polkit >%s", e.Unit, PolkitRulesPath)
 		}
-		return "it must have ExecReload=, and the agent be allowed to reload it: see 50-signet.rules for polkit"
+		return "it must exist and have ExecReload=; see systemctl cat " + e.Unit
 	}
-	return ""
+	return "see journalctl -u " + e.Unit
 }
 
 // refused reports whether the service manager says that there is no right.

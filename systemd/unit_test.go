@@ -1,7 +1,6 @@
 package systemd
 
 import (
-	"os"
 	"strconv"
 	"strings"
 	"testing"
@@ -91,11 +90,12 @@ func TestReloadUnit(t *testing.T) {
 	unit("bad.service", "ExecReload=/bin/false\n")
 	unit("none.service", "")
 	unit("down.service", "ExecReload=/bin/true\n")
-	b.run("systemctl", "daemon-reload")
+	unit("hangs.service", "ExecReload=/bin/sleep 30\n[Unit]\nJobTimeoutSec=1\n")
+	unit("slain.service", "ExecReload=/bin/sleep 30\nTimeoutStopSec=1\n")
 	b.write("/etc/systemd/system/crashed.service", "[Service]\nExecStart=/bin/sh -c 'kill -9 $$$$'\n", 0o644)
 	b.write("/etc/systemd/system/slow.service", "[Service]\nType=notify\nNotifyAccess=all\nExecStart=/bin/sh -c 'sleep 1; systemd-notify --ready; sleep infinity'\nExecReload=/bin/true\n", 0o644)
 	b.run("systemctl", "daemon-reload")
-	b.run("systemctl", "start", "good.service", "other.service", "bad.service", "none.service", "polkit.service", "crashed.service")
+	b.run("systemctl", "start", "good.service", "other.service", "bad.service", "none.service", "hangs.service", "slain.service", "polkit.service", "crashed.service")
 	act := func(user, word, unit string) string {
 		return b.try("setpriv", "--reuid="+user, "--regid="+user, "--clear-groups", "/usr/bin/reloader", word, unit)
 	}
@@ -105,12 +105,19 @@ func TestReloadUnit(t *testing.T) {
 		{"root", "bad.service", "the job is failed"},
 		{"root", "none.service", "not applicable"},
 		{"root", "down.service", "the job is invalid"},
+		{"root", "hangs.service", "the job is timeout"},
 		{"root", "absent.service", "not found"},
 		{"signet", "good.service", "authentication required"},
 	} {
 		if got := reload(tt.user, tt.unit); !strings.Contains(got, tt.want) || (got == "") != (tt.want == "") {
 			t.Errorf("%s reloads %s: %q, want %q", tt.user, tt.unit, got, tt.want)
 		}
+	}
+
+	slain := b.try("sh", "-c", "reloader reload slain.service & "+
+		"until [ $(systemctl is-active slain.service) = reloading ]; do sleep 0.1; done; systemctl stop slain.service; wait $!")
+	if !strings.Contains(slain, "the job is canceled") || !strings.Contains(slain, "stopped or restarted the unit meanwhile") {
+		t.Errorf("a unit that is stopped amid its reload: %q", slain)
 	}
 
 	b.run("systemctl", "start", "--no-block", "slow.service")
@@ -128,19 +135,14 @@ func TestReloadUnit(t *testing.T) {
 		{"may", "root", "down.service", ""},
 		{"may", "root", "absent.service", "not-found"},
 		{"may", "signet", "good.service", "authentication required"},
-		{"may", "signet", "good.service", `add "good.service" to the units in /etc/polkit-1/rules.d/50-signet.rules`},
+		{"may", "signet", "good.service", "the rule for polkit is missing or does not list good.service"},
 		{"may", "signet", "down.service", "authentication required"},
 	} {
 		if got := act(tt.user, tt.word, tt.unit); !strings.Contains(got, tt.want) || (got == "") != (tt.want == "") {
 			t.Errorf("%s: %s %s: %q, want %q", tt.user, tt.word, tt.unit, got, tt.want)
 		}
 	}
-	rules, err := os.ReadFile("../packaging/polkit/50-signet.rules")
-	if err != nil {
-		t.Fatal(err)
-	}
-	text := strings.Replace(string(rules), `// "nginx.service",`, `"good.service",`, 1)
-	b.write("/etc/polkit-1/rules.d/50-signet.rules", text, 0o644)
+	b.write(PolkitRulesPath, PolkitRule([]string{"good.service"}), 0o644)
 	b.run("systemctl", "restart", "polkit.service")
 	if got := reload("signet", "good.service"); got != "" {
 		t.Errorf("with the rule: %q", got)

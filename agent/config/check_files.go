@@ -235,10 +235,13 @@ func (k *checker) prove(at string, f File) {
 	k.unless(p.Connections >= 0 && p.Connections <= 1000, at+".connections", "%d is not between 1 and 1000", p.Connections)
 }
 
+// unitCharacters are what the name of a unit may have.
+const unitCharacters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789:-_.\\@"
+
 // unit checks the name of a systemd unit: one with a type at its end.
 func (k *checker) unit(at, name string) {
 	dot := strings.LastIndexByte(name, '.')
 	types := []string{"service", "socket", "target", "scope", "slice", "mount", "timer", "path"}
-	k.unless(dot > 0 && slices.Contains(types, name[dot+1:]) && !strings.ContainsAny(name, "/ \t\n"), at,
+	k.unless(dot > 0 && slices.Contains(types, name[dot+1:]) && strings.Trim(name, unitCharacters) == "", at,
 		"%q is not a unit; write it in full, like app.service", clip(name))
 }

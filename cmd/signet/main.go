@@ -100,7 +100,7 @@ policy, 4 not found, 5 unavailable (agent, upstream or HSM), 6 expired.`,
 	add(root, groupUse, newGet(p), newWatch(p), newRefused(p), newExec(p), newToken(p), newKey(p))
 	add(root, groupOperate, newStatus(p), newPlan(p), newDoctor(p), newEnroll(p), newRenew(p), newRotate(p), newLogin(p), newLogout(p), newPolicy(p))
 	add(root, groupUpstream, newManager(p), newCipherTrust(p))
-	add(root, groupHost, newRun(p), newCheck(p), newAudit(p), newVersion(p))
+	add(root, groupHost, newRun(p), newCheck(p), newPolkit(p), newAudit(p), newVersion(p))
 	return root
 }
 
