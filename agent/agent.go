@@ -36,6 +36,9 @@ type Options struct {
 	Credentials net.Listener
 	// Held are connections to it that a killed process has left unanswered.
 	Held []net.Conn
+	// Refreshes reports whether a reload of a unit has its credentials asked for
+	// again; nil if the service manager cannot do that.
+	Refreshes func(ctx context.Context, unit string) (bool, error)
 }
 
 // Agent is one running agent. Everything in it is made by newAgent and wired

@@ -25,22 +25,29 @@ func (a *Agent) makeConsumers() (err error) {
 	c := consumers.Config{Store: a.store, Files: a.files, Failed: a.onReloadFailed, Log: a.log,
 		Observe: func(consumer, outcome string) { a.metrics.reloads.WithLabelValues(consumer, outcome).Inc() }}
 	at := map[string]int{}
-	for _, f := range a.cfg.Files {
-		if f.Reload.IsZero() && f.Prove.IsZero() && len(f.Test) == 0 {
-			continue
-		}
-		name := consumerOf(f)
+	add := func(name string, t consumers.Target) {
 		i, ok := at[name]
 		if !ok {
 			i = len(c.Consumers)
 			at[name] = i
 			c.Consumers = append(c.Consumers, consumers.Consumer{Name: name})
 		}
-		c.Consumers[i].Targets = append(c.Consumers[i].Targets, consumers.Target{
+		c.Consumers[i].Targets = append(c.Consumers[i].Targets, t)
+	}
+	for _, f := range a.cfg.Files {
+		if f.Reload.IsZero() && f.Prove.IsZero() && len(f.Test) == 0 {
+			continue
+		}
+		add(consumerOf(f), consumers.Target{
 			Path: f.Target(), Test: f.Test, Way: wayOf(f), Limit: f.Reload.Limit(),
 			Proof: consumers.Proof{Address: f.Prove.TLS, ServerName: f.Prove.ServerName, StartTLS: f.Prove.StartTLS,
 				Within: f.Prove.TimeLimit(), Connections: f.Prove.Tries()},
 		})
+	}
+	if a.opt.Refreshes != nil {
+		for _, unit := range a.cfg.CredentialUnits() {
+			add(unit, consumers.Target{Path: credentialsOf(unit), Way: consumers.Unit{Name: unit}})
+		}
 	}
 	a.consumers, err = consumers.New(c)
 	return err
@@ -136,13 +143,29 @@ func (a *Agent) consumerItems() []Item {
 func (a *Agent) checkConsumers(ctx context.Context) []Check {
 	var checks []Check
 	for _, st := range a.consumers.Status() {
-		c := Check{Name: "reload " + st.Consumer, Status: checkOK}
-		if err := a.consumers.Check(ctx, st.Consumer); err != nil {
-			c = failedCheck(c.Name, err)
-		} else if i := slices.IndexFunc(a.cfg.Files, func(f config.File) bool { return consumerOf(f) == st.Consumer }); a.cfg.Files[i].Reload.IsZero() {
-			c.Status, c.Detail = checkSkipped, "it notices by itself"
-		}
-		checks = append(checks, c)
+		checks = append(checks, a.checkConsumer(ctx, st.Consumer))
 	}
 	return checks
+}
+
+func (a *Agent) checkConsumer(ctx context.Context, name string) Check {
+	c := Check{Name: "reload " + name, Status: checkSkipped}
+	i := slices.IndexFunc(a.cfg.Files, func(f config.File) bool { return consumerOf(f) == name })
+	if i < 0 { // reloaded for its credentials alone
+		switch refreshes, err := a.opt.Refreshes(ctx, name); {
+		case err != nil:
+			return failedCheck(c.Name, err)
+		case !refreshes:
+			c.Detail = "it has no RefreshOnReload=credentials, and new ones with its next start"
+			return c
+		}
+	} else if a.cfg.Files[i].Reload.IsZero() {
+		c.Detail = "it notices by itself"
+		return c
+	}
+	if err := a.consumers.Check(ctx, name); err != nil {
+		return failedCheck(c.Name, err)
+	}
+	c.Status = checkOK
+	return c
 }

@@ -9,21 +9,44 @@ import (
 	"strings"
 
 	"github.com/signet-agent/signet/internal/access"
+	"github.com/signet-agent/signet/sinks/consumers"
 	unitcreds "github.com/signet-agent/signet/sinks/credentials"
 	"github.com/signet-agent/signet/sinks/socket"
 )
 
 // makeCredentials makes what answers LoadCredential= of systemd units. It takes
 // what is published whether it listens or not.
-func (a *Agent) makeCredentials(policy *access.Policy) {
-	a.credentials = unitcreds.New(unitcreds.Config{
+func (a *Agent) makeCredentials(policy *access.Policy) (err error) {
+	c := unitcreds.Config{
 		Backend: backend{a}, Policy: policy, Audit: a.audit, Log: a.log,
 		Secrets:      slices.Collect(maps.Keys(a.cfg.Secrets)),
 		Certificates: append(slices.Collect(maps.Keys(a.cfg.Certificates)), slices.Collect(maps.Keys(a.cfg.Identities))...),
 		Opened:       a.opened, Wait: a.cfg.CredentialsSocket.WaitLimit(),
 		Hold: a.opt.Notifier.Hold, Held: a.opt.Held,
-	})
+	}
+	if a.opt.Refreshes != nil {
+		c.Refresh, c.Store = a.refreshUnit, a.store
+	}
+	a.credentials, err = unitcreds.New(c)
+	return err
 }
+
+// refreshUnit has a unit reloaded whose credentials have changed, if it has them
+// asked for again then.
+func (a *Agent) refreshUnit(ctx context.Context, unit string) (bool, error) {
+	if refreshes, err := a.opt.Refreshes(ctx, unit); !refreshes || err != nil {
+		return false, err
+	}
+	changes := []consumers.Change{{Target: credentialsOf(unit)}}
+	if err := a.consumers.Writing(changes); err != nil {
+		return false, err
+	}
+	a.consumers.Written(changes)
+	return true, nil
+}
+
+// credentialsOf is what the queue of reloads calls the credentials of a unit.
+func credentialsOf(unit string) string { return "credentials of " + unit }
 
 // listenCredentials makes the credentials socket, or takes the one that systemd
 // made; nil is none. Only root and the agent can connect to it.

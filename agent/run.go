@@ -69,6 +69,9 @@ func (a *Agent) run(ctx context.Context) error {
 		part{"clock", a.watchClock},
 		part{"watchdog", func(ctx context.Context) error { return a.opt.Notifier.Watchdog(ctx, a.alive) }},
 	)
+	if a.opt.Refreshes != nil {
+		rest = append(rest, part{"credentials refresh", a.credentials.RunRefresh})
+	}
 	if creds != nil || len(a.opt.Held) > 0 {
 		rest = append(rest, a.credentialsPart(creds))
 	}

@@ -37,7 +37,9 @@ func (a *Agent) makeSinks() error {
 		Metrics:      a.metrics.handler(),
 		Observe:      (&answerCounter{vec: a.metrics.socketRequests}).count,
 	})
-	a.makeCredentials(policy)
+	if err := a.makeCredentials(policy); err != nil {
+		return err
+	}
 	return a.makeFiles()
 }
 

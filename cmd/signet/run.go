@@ -86,6 +86,9 @@ func keepRunning(ctx context.Context, p *program, file string, cfg *config.Confi
 	}
 	log := slog.New(systemd.NewLogHandler(p.stderr, systemd.LogOptions{Level: level, Format: cfg.Log.Format}))
 	opt := agent.Options{Log: log, Version: versionText(), Notifier: systemd.NewNotifier(log), Loaded: saveMemory}
+	if systemd.CanRefresh(ctx) {
+		opt.Refreshes = systemd.Refreshes
+	}
 	given, held, err := systemd.Listeners()
 	if err != nil {
 		return err

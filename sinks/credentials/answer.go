@@ -21,6 +21,7 @@ type call struct {
 	at    address
 	start time.Time
 	entry access.Entry
+	given string // the version of what it is answered
 }
 
 // answer delivers one credential, or refuses it.
@@ -43,6 +44,11 @@ func (s *Server) answer(ctx context.Context, c net.Conn) {
 	if err != nil {
 		q.refuse(err)
 		return
+	}
+	if s.holders != nil { // before it has it: better told once too often than never
+		if err := s.holders.note(held{q.at.unit, q.entry.Kind, q.entry.Name}, q.given); err != nil {
+			s.cfg.Log.Warn("a change of the credential will not be told", "unit", q.at.unit, "credential", q.at.id, "err", err)
+		}
 	}
 	if err := q.write(content); err != nil {
 		s.cfg.Log.Warn("credential not delivered", "unit", q.at.unit, "credential", q.at.id, "err", err)
@@ -75,6 +81,7 @@ func (q *call) content(ctx context.Context) ([]byte, error) {
 		return nil, fmt.Errorf("%s %q: %w", cred.kind, cred.name, err)
 	}
 	content, err := now.content(cred)
+	q.given = now.version()
 	q.entry.Outcome = "invalid"
 	switch {
 	case err != nil:

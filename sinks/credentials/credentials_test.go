@@ -47,7 +47,7 @@ func TestAddress(t *testing.T) {
 }
 
 func TestResolve(t *testing.T) {
-	s := New(Config{Secrets: []string{"db", "db.prod", "web"}, Certificates: []string{"web", "site"}})
+	s := newServer(t, Config{Secrets: []string{"db", "db.prod", "web"}, Certificates: []string{"web", "site"}})
 	for id, want := range map[string]string{
 		"db": "secret db ", "db.password": "secret db password", "db.prod": "secret db.prod ", "db.prod.user": "secret db.prod user",
 		"db.a.b": "secret db a.b", "web.pem": "certificate web pem", "web.crt": "certificate web crt", "web.key": "certificate web key",
@@ -71,6 +71,15 @@ func (f fetch) Fetch(ctx context.Context, name string) error { return f(ctx, nam
 
 func away(context.Context, string) error { return errors.New("the upstream is away") }
 
+func newServer(t *testing.T, cfg Config) *Server {
+	t.Helper()
+	s, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
 // server serves secrets db and big and certificate web to app.service.
 func server(t *testing.T, b Backend) *Server {
 	t.Helper()
@@ -81,7 +90,7 @@ func server(t *testing.T, b Backend) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := New(Config{Backend: b, Policy: p, Secrets: []string{"db", "big", "late", "other"}, Certificates: []string{"web", "hsm"}, Wait: time.Minute})
+	s := newServer(t, Config{Backend: b, Policy: p, Secrets: []string{"db", "big", "late", "other"}, Certificates: []string{"web", "hsm"}, Wait: time.Minute})
 	hour := time.Now().Add(time.Hour)
 	s.PublishSecret(&sinks.Secret{Name: "db", UsableUntil: hour, Fields: map[string]secret.Value{
 		"username": secret.New([]byte("robot")), "password": secret.New([]byte("hunter2\x00\xff")), "empty": {}}})

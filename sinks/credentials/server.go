@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net"
 	"slices"
 	"sync"
@@ -43,6 +42,12 @@ type Config struct {
 	// release is called; Held are those that were kept so. Hold may be nil.
 	Hold func(*net.UnixConn) (release func(), err error)
 	Held []net.Conn
+	// Refresh is called when what a unit was given has changed since, and sees to
+	// it that the unit asks again; it reports false if the unit does not do so
+	// while it runs. Nil leaves units alone.
+	Refresh func(ctx context.Context, unit string) (bool, error)
+	// Store keeps what units were given; it is not used without Refresh.
+	Store Store
 	// Log is told of each refusal; nil is nobody.
 	Log *slog.Logger
 }
@@ -66,6 +71,7 @@ type Server struct {
 
 	secrets      map[string]*slot // by name; the maps never change
 	certificates map[string]*slot
+	holders      *holders // nil without Config.Refresh
 
 	mu      sync.Mutex
 	changed chan struct{} // guarded by mu: closed when any slot changes
@@ -78,8 +84,8 @@ type slot struct {
 	gone   string             // guarded by Server.mu: why the upstream refuses it
 }
 
-// New makes a Server.
-func New(cfg Config) *Server {
+// New makes a Server, and reads what an earlier run has given to units.
+func New(cfg Config) (*Server, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -90,7 +96,11 @@ func New(cfg Config) *Server {
 	for _, name := range cfg.Certificates {
 		s.certificates[name] = &slot{}
 	}
-	return s
+	var err error
+	if cfg.Refresh != nil {
+		s.holders, err = s.loadHolders(cfg.Store)
+	}
+	return s, err
 }
 
 // PublishSecret makes a secret what is answered from now on.
@@ -244,11 +254,11 @@ func (now slot) usable(kind access.Kind, at time.Time) error {
 func (now slot) content(c credential) ([]byte, error) {
 	if c.kind == access.Secret {
 		if c.part == "" {
-			return now.secret.JSON(slices.Sorted(maps.Keys(now.secret.Fields)))
+			return now.secret.Fields.JSON()
 		}
-		v, ok := now.secret.Fields[c.part]
+		v, ok := now.secret.Fields.Get(c.part)
 		if !ok {
-			return nil, fmt.Errorf("there is no field %q; there is %q", c.part, slices.Sorted(maps.Keys(now.secret.Fields)))
+			return nil, fmt.Errorf("there is no field %q; there is %q", c.part, now.secret.Fields.Names())
 		}
 		return v.Reveal(), nil
 	}
