@@ -442,6 +442,7 @@ func TestCipherTrustLogin(t *testing.T) {
 	if status, _, errs := h.try("token", "cm"); status != exitUnavailable || !strings.Contains(errs, "signet login cm") {
 		t.Errorf("exit status %d: %s", status, errs)
 	}
+	h.atATerminal()
 }
 
 // 10,000 users are listed in full, and without holding them all.
