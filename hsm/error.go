@@ -87,6 +87,7 @@ var hints = map[string]string{
 	"CKR_PIN_LOCKED":               "the token is locked; a security officer must set a new user PIN, then `signet doctor --clear-pin-guard`",
 	"CKR_PIN_EXPIRED":              "the PIN has expired; set a new one with the vendor's tool and write it where hsm.pin says",
 	"CKR_USER_PIN_NOT_INITIALIZED": "the token has no user PIN yet; a security officer must set one",
+	"CKR_SESSION_COUNT":            "all sessions of the token are taken, by this agent or by other programs; end those, or set hsm.sessions to fewer",
 	"CKR_TOKEN_NOT_PRESENT":        "compare hsm.token with the labels that `pkcs11-tool --module ... -L` shows; can the user of signet read the token?",
 	"CKR_TOKEN_WRITE_PROTECTED":    "the token is read-only: existing keys work, new ones cannot be made",
 	"CKR_DEVICE_MEMORY":            "the token is full; `signet key list` shows what it holds, including keys that are not ours",
