@@ -10,8 +10,8 @@
  *             is kept in the file.
  *   escape    if it exists, C_Initialize tries to open a TCP socket and to run a
  *             program, and appends what came of it: "allowed" or "refused".
- *   calls     if it exists, C_Finalize writes into it how often each of the
- *             functions below was called.
+ *   calls     if it exists, C_Finalize writes into it how often some functions
+ *             were called, and "threads": whether C_Initialize was told of them.
  *   logins    one line is appended for each C_Login, with what came of it.
  *
  * Build: cc -shared -fPIC -o shim.so shim.c
@@ -34,7 +34,7 @@ typedef struct {
 
 /* The places of functions in the list, in the order of the standard. */
 enum {
-	INITIALIZE = 0, FINALIZE = 1, GETFUNCTIONLIST = 3, GETTOKENINFO = 6, OPENSESSION = 12, LOGIN = 18, DESTROYOBJECT = 22,
+	INITIALIZE = 0, FINALIZE = 1, GETFUNCTIONLIST = 3, GETTOKENINFO = 6, OPENSESSION = 12, CLOSESESSION = 13, LOGIN = 18, DESTROYOBJECT = 22,
 	GETATTRIBUTEVALUE = 24, FINDOBJECTSINIT = 26, FINDOBJECTS = 27, ENCRYPT = 30, DECRYPT = 34, SIGNINIT = 42, SIGN = 43,
 	GENERATEKEY = 58, GENERATEKEYPAIR = 59, WRAPKEY = 60,
 };
@@ -42,9 +42,11 @@ enum {
 enum { CKR_PIN_INCORRECT = 0xa0, CKR_PIN_LOCKED = 0xa4 };
 enum { FLAG_LOW = 0x10000, FLAG_FINAL = 0x20000, FLAG_LOCKED = 0x40000 };
 enum { FLAGS_OFFSET = 96 }; /* of flags in CK_TOKEN_INFO */
+enum { INIT_FLAGS = 4, CKF_OS_LOCKING_OK = 2 }; /* of CK_C_INITIALIZE_ARGS, after four pointers */
 
 static functions *real, mine;
 static int calls[68];
+static int threads; /* whether C_Initialize was told that there are several */
 
 static void in_dir(char *path, size_t size, const char *name) {
 	snprintf(path, size, "%s/%s", getenv("SHIM_DIR"), name);
@@ -112,6 +114,7 @@ static ck my_Initialize(void *a) {
 	ck rv = misbehave(INITIALIZE, "C_Initialize");
 	if (rv != 0) return rv;
 	escape();
+	threads = a != NULL && (((ck *)a)[INIT_FLAGS] & CKF_OS_LOCKING_OK) != 0;
 	return ((ck(*)(void *))real->fn[INITIALIZE])(a);
 }
 
@@ -120,14 +123,15 @@ static ck my_Finalize(void *a) {
 	in_dir(path, sizeof path, "calls");
 	FILE *f = access(path, F_OK) == 0 ? fopen(path, "w") : NULL;
 	if (f != NULL) {
-		fprintf(f, "C_GetTokenInfo=%d\nC_FindObjectsInit=%d\nC_FindObjects=%d\nC_GetAttributeValue=%d\n",
-			calls[GETTOKENINFO], calls[FINDOBJECTSINIT], calls[FINDOBJECTS], calls[GETATTRIBUTEVALUE]);
+		fprintf(f, "C_FindObjectsInit=%d\nC_FindObjects=%d\nC_GetAttributeValue=%d\nC_OpenSession=%d\nC_CloseSession=%d\nthreads=%d\n",
+			calls[FINDOBJECTSINIT], calls[FINDOBJECTS], calls[GETATTRIBUTEVALUE], calls[OPENSESSION], calls[CLOSESESSION], threads);
 		fclose(f);
 	}
 	return ((ck(*)(void *))real->fn[FINALIZE])(a);
 }
 
 FORWARD(OPENSESSION, OpenSession, (ck a, ck b, void *c, void *d, ck *e), (a, b, c, d, e))
+FORWARD(CLOSESESSION, CloseSession, (ck a), (a))
 FORWARD(DESTROYOBJECT, DestroyObject, (ck a, ck b), (a, b))
 FORWARD(GETATTRIBUTEVALUE, GetAttributeValue, (ck a, ck b, void *c, ck d), (a, b, c, d))
 FORWARD(FINDOBJECTSINIT, FindObjectsInit, (ck a, void *b, ck c), (a, b, c))
@@ -205,6 +209,7 @@ ck C_GetFunctionList(functions **list) {
 		mine.fn[FINALIZE] = my_Finalize;
 		mine.fn[GETTOKENINFO] = my_GetTokenInfo;
 		mine.fn[OPENSESSION] = my_OpenSession;
+		mine.fn[CLOSESESSION] = my_CloseSession;
 		mine.fn[LOGIN] = my_Login;
 		mine.fn[DESTROYOBJECT] = my_DestroyObject;
 		mine.fn[GETATTRIBUTEVALUE] = my_GetAttributeValue;

@@ -1,0 +1,98 @@
+package hsm_test
+
+import (
+	"errors"
+	"slices"
+	"testing"
+
+	"github.com/signet-agent/signet/hsm"
+	"github.com/signet-agent/signet/hsm/hsmtest"
+)
+
+// TestRefusedSignaturesUseNoSessionsUp holds that whatever becomes of signatures,
+// no more sessions are open than the configuration allows. (T49, T52)
+func TestRefusedSignaturesUseNoSessionsUp(t *testing.T) {
+	t.Parallel()
+	s := hsmtest.NewShim(t)
+	s.CountCalls()
+	cfg := s.Config(&hsmtest.Ledger{}, nil)
+	cfg.Sessions = 5
+	token, stop := open(t, cfg)
+	key := newKey(t, token, "host", hsm.ECDSAP256)
+	for range 10 {
+		for _, rule := range []string{"C_SignInit 0 0x70", "C_Sign 0 0x21", "C_Sign 0 0x150"} {
+			s.Rules(rule)
+			if err := signOnce(key); err == nil {
+				t.Fatalf("%s: a signature", rule)
+			}
+		}
+		s.Rules()
+		if err := signOnce(key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := token.Status().Restarts; n != 0 {
+		t.Errorf("%d workers were used up", n)
+	}
+	stop()
+	calls := s.Calls()
+	if n := calls["C_OpenSession"] - calls["C_CloseSession"]; n > cfg.Sessions {
+		t.Errorf("%d sessions are left open, %d are allowed", n, cfg.Sessions)
+	}
+}
+
+// TestNoSessionIsLeft holds that a token whose sessions are used up by others is
+// told as such, and is back by itself when there is one again. (T49)
+func TestNoSessionIsLeft(t *testing.T) {
+	t.Parallel()
+	s := hsmtest.NewShim(t)
+	token, _ := open(t, s.Config(&hsmtest.Ledger{}, nil))
+	key := newKey(t, token, "host", hsm.ECDSAP256)
+	s.Rules("C_Sign 0 0x21 once") // the next signature needs another session
+	if err := signOnce(key); err == nil {
+		t.Fatal("a signature")
+	}
+	s.Rules("C_OpenSession 0 0xb1")
+	if err := signOnce(key); err == nil {
+		t.Error("a signature without a session")
+	}
+	status := until(t, token, func(s hsm.Status) bool { return !s.Open && s.Err != nil })
+	var e *hsm.Error
+	if !errors.As(status.Err, &e) || e.Name != "CKR_SESSION_COUNT" || e.Hint() == "" {
+		t.Errorf("status %v", status.Err)
+	}
+	s.Rules()
+	until(t, token, func(s hsm.Status) bool { return s.Open })
+	if err := signOnce(key); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestLoggedInAlready holds that a module which has not noticed that the last
+// process ended is asked again by another, and that the PIN is not blamed. (T50)
+func TestLoggedInAlready(t *testing.T) {
+	t.Parallel()
+	s := hsmtest.NewShim(t)
+	s.Rules("C_Login 0 0x100 once")
+	guard := &hsmtest.Guard{}
+	open(t, s.Config(&hsmtest.Ledger{}, guard))
+	if got := s.Logins(); !slices.Equal(got, []string{"0x100", "0x0"}) {
+		t.Errorf("logins %v", got)
+	}
+	if _, digest, reason, _ := guard.Refused(); digest != nil {
+		t.Errorf("the guard holds the PIN back: %s", reason)
+	}
+}
+
+// TestModuleIsToldOfThreads holds that a module knows that it is called by
+// several threads at once: one that does not may leave its locks away. (T51)
+func TestModuleIsToldOfThreads(t *testing.T) {
+	t.Parallel()
+	s := hsmtest.NewShim(t)
+	s.CountCalls()
+	_, stop := open(t, s.Config(&hsmtest.Ledger{}, nil))
+	stop()
+	if s.Calls()["threads"] != 1 {
+		t.Error("C_Initialize without CKF_OS_LOCKING_OK")
+	}
+}
