@@ -1,6 +1,7 @@
 package systemd
 
 import (
+	"crypto/tls"
 	"encoding/json"
 	"os"
 	"strconv"
@@ -20,7 +21,7 @@ func TestCredentials(t *testing.T) {
 	b.makeToken()
 	b.startSimulator()
 	long := strings.Repeat("n", 83-len("db.password")-len(".service")) + ".service" // as long as systemd can say
-	b.agentConfig("late.service", "app.service", "own@1.service", "noname.service", "expected.service", long, "n"+long)
+	b.agentConfig("late.service", "app.service", "web.service", "own@1.service", "noname.service", "expected.service", long, "n"+long)
 	b.run("install", "-d", "-o", "signet", "-g", "www-data", "-m", "0750", "/etc/app")
 	b.dropIn("LoadCredential=hsm-pin:/etc/signet/pin", "Environment=SOFTHSM2_CONF=/etc/signet/softhsm2.conf", "ReadWritePaths=/etc/app")
 	b.run("systemctl", "start", "signet-credentials.socket")
@@ -40,6 +41,16 @@ func TestCredentials(t *testing.T) {
 	b.run("systemctl", "start", "own@1.service")
 	if got := b.run("cat", "/run/own@1.service/db.username"); got != "credential_5" {
 		t.Errorf("with a user of its own: %q", got)
+	}
+
+	b.consumer("web.service", "LoadCredential=web.key:/run/signet/credentials.sock", "LoadCredential=web.crt:/run/signet/credentials.sock", "LoadCredential=web.pem:/run/signet/credentials.sock")
+	b.run("systemctl", "start", "web.service")
+	key, chain := b.run("cat", "/run/web.service/web.key"), b.run("cat", "/run/web.service/web.crt")
+	if pair, err := tls.X509KeyPair([]byte(chain), []byte(key)); err != nil || len(pair.Certificate) < 2 || pair.Leaf.VerifyHostname("web.example") != nil {
+		t.Errorf("web.crt and web.key are no pair for web.example: %d certificates, %v", len(pair.Certificate), err)
+	}
+	if got := b.run("cat", "/run/web.service/web.pem"); got != chain+"\n"+key {
+		t.Errorf("web.pem is not web.crt and web.key: %d bytes", len(got))
 	}
 
 	for unit, credential := range map[string]string{
@@ -141,7 +152,7 @@ func (b *bed) startSimulator() {
 	b.run("chmod", "-R", "a+rX", "/run/sim")
 }
 
-// agentConfig gives units the one secret of the simulator.
+// agentConfig gives units a secret and a certificate of the simulators.
 func (b *bed) agentConfig(units ...string) {
 	b.t.Helper()
 	data, err := os.ReadFile(b.root + "/run/sim/endpoints.json")
@@ -156,11 +167,18 @@ func (b *bed) agentConfig(units ...string) {
 			SecretFile string `json:"client_secret_file"`
 			Credential string `json:"credential"`
 		} `json:"senhasegura"`
+		CipherTrust struct {
+			URL          string `json:"url"`
+			CAFile       string `json:"ca_file"`
+			CA           string `json:"ca"`
+			Username     string `json:"admin_username"`
+			PasswordFile string `json:"admin_password_file"`
+		} `json:"ciphertrust"`
 	}
 	if err := json.Unmarshal(data, &e); err != nil {
 		b.t.Fatal(err)
 	}
-	s := e.Senhasegura
+	s, cm := e.Senhasegura, e.CipherTrust
 	b.write("/etc/signet/signet.yaml", strings.Join([]string{
 		"hsm: {module: /usr/lib/softhsm/libsofthsm2.so, token: signet, pin: {credential: hsm-pin}}",
 		"upstreams:",
@@ -170,6 +188,8 @@ func (b *bed) agentConfig(units ...string) {
 		"    ca_file: " + s.CAFile,
 		"    auth: {grant: client_credentials, client_id: " + s.ClientID + ", client_secret: {file: " + s.SecretFile + "}}",
 		"  away: {type: senhasegura, url: 'https://127.0.0.1:1', auth: {grant: client_credentials, client_id: x, client_secret: {file: " + s.SecretFile + "}}}",
+		"  cm: {type: ciphertrust, url: '" + cm.URL + "', ca_file: " + cm.CAFile + ", auth: {grant: password, username: " + cm.Username + ", password: {file: " + cm.PasswordFile + "}}}",
+		"certificates: {web: {issuer: cm, ca: " + cm.CA + ", purpose: server, key: {type: ecdsa-p256, store: file}, dns_names: [web.example]}}",
 		"secrets: {db: {upstream: pam, credential: " + s.Credential + "}, late: {upstream: away, info: X}}",
 		"files:",
 		"  - {path: /etc/app/pw, secret: db, field: password, owner: www-data, group: adm, mode: '0640'}",
@@ -177,7 +197,7 @@ func (b *bed) agentConfig(units ...string) {
 		"credentials_socket: {path: /run/signet/credentials.sock, wait: 5s}",
 		"policy:",
 		"  - callers: {units: [" + strings.Join(units, ", ") + "]}",
-		"    allow: {secrets: [db, late]}",
+		"    allow: {secrets: [db, late], certificates: [web]}",
 		"  - callers: {users: [root]}",
 		"    allow: {admin: true, secrets: [db]}", // which gives nothing to units
 	}, "\n"), 0o644)
