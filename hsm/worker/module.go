@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/ThalesGroup/crypto11"
 	"github.com/miekg/pkcs11"
@@ -34,6 +35,7 @@ type module struct {
 	// alone is held for writing by what must run alone in the module, for
 	// reading by everything else.
 	alone sync.RWMutex
+	busy  atomic.Bool // something was asked for since the last look at the token's health
 
 	plain   bool                 // generates only from templates that say what a key is for, not what it is not for
 	admin   pkcs11.SessionHandle // of the goroutine that carries out all but signing

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"syscall"
 	"time"
@@ -42,6 +43,7 @@ func Main() int {
 	// process too. The daemon may still have something to sign: it ends this
 	// process by closing the socket, after all else.
 	signal.Ignore(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	debug.SetGCPercent(garbagePercent)
 	w := &worker{conn: wire.NewConn(conn), others: make(chan wire.Frame, queue), end: make(chan int, 1)}
 	go w.read()
 	go w.serve()
@@ -55,7 +57,8 @@ type worker struct {
 	end    chan int // receives the exit status
 	once   sync.Once
 
-	m *module // owned by serve; read by signers, which serve starts
+	m       *module // owned by serve; read by signers, which serve starts
+	settled bool    // memory was given back, and little used since; owned by serve
 }
 
 // read takes requests off the socket until it closes, which is when the daemon
@@ -133,6 +136,9 @@ func (w *worker) handle(f wire.Frame) (any, error) {
 	if w.m == nil {
 		return nil, &wire.Error{Name: wire.BadRequest, Text: "the token is not open"}
 	}
+	if f.Op != wire.OpHealth {
+		w.m.busy.Store(true)
+	}
 	switch f.Op {
 	case wire.OpGenerate, wire.OpDestroy, wire.OpAudit, wire.OpCertificate:
 		w.m.alone.Lock()
@@ -161,11 +167,23 @@ func (w *worker) handle(f wire.Frame) (any, error) {
 	case wire.OpDecrypt:
 		return with(f, w.m.decrypt)
 	case wire.OpHealth:
-		return with(f, func(r wire.Health) (any, error) { return nil, w.m.health(r) })
+		return with(f, w.health)
 	case wire.OpCertificate:
 		return with(f, func(r wire.Certificate) (any, error) { return nil, w.m.storeCertificate(r) })
 	}
 	return nil, &wire.Error{Name: wire.BadRequest, Text: fmt.Sprintf("operation %d", f.Op)}
+}
+
+// health looks at the token, and uses the occasion to settle when nothing else was
+// asked for since the last time.
+func (w *worker) health(req wire.Health) (any, error) {
+	if w.m.busy.Swap(false) {
+		w.settled = false
+	} else if !w.settled {
+		settle()
+		w.settled = true
+	}
+	return nil, w.m.health(req)
 }
 
 // with decodes a request and carries it out.

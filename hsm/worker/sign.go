@@ -40,6 +40,9 @@ func (s *signer) sign(req wire.Sign) ([]byte, error) {
 	if int(req.Scheme) >= len(mechanisms) || req.Scheme == 0 || len(req.Data) == 0 {
 		return nil, &wire.Error{Name: wire.BadRequest, Text: "sign"}
 	}
+	if !s.m.busy.Load() { // which is cheaper than to store for each signature
+		s.m.busy.Store(true)
+	}
 	s.m.alone.RLock()
 	defer s.m.alone.RUnlock()
 	e := s.m.index.get(req.ID)
