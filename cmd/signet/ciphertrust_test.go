@@ -3,19 +3,12 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -160,163 +153,6 @@ func (h *trustHost) ct(args ...string) (record struct{ ID, State, Cert, CSR stri
 		h.Fatal(err)
 	}
 	return record
-}
-
-// openssl runs openssl and reports whether it succeeded.
-func (h *trustHost) openssl(args ...string) (string, bool) {
-	out, err := exec.Command("openssl", args...).CombinedOutput()
-	return string(out), err == nil
-}
-
-// testCSR is a certificate request in PEM of a key made for it.
-func testCSR(t *testing.T, name string) string {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: name}, DNSNames: []string{name}}, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}))
-}
-
-// The whole story of a CA, by command line.
-func TestCipherTrustCAByCommandLine(t *testing.T) {
-	if _, err := exec.LookPath("openssl"); err != nil {
-		if os.Getenv("SIGNET_NEED_SERVERS") != "" {
-			t.Fatal(err)
-		}
-		t.Skip("openssl is not installed")
-	}
-	h := newTrustHost(t, `certificates:
-  nginx: {issuer: cm, ca: sub, purpose: server, duration: 20d, key: {type: ecdsa-p256, store: file}, dns_names: [nginx.example], subject: {common_name: nginx.example}}
-  own: {issuer: cm, ca: sub, purpose: ca, duration: 20d, key: {type: ecdsa-p256}, subject: {common_name: own-ca.example}}
-files:
-  - {dir: %[1]s/tls, entries: {cert.pem: {certificate: nginx, format: pem-chain}, key.pem: {certificate: nginx, format: pem-key}}}
-`)
-
-	root := h.ct("ca", "create", "root.example", "--name", "root", "--organization", "Acme")
-	if root.State != "pending" || root.CSR == "" {
-		t.Fatalf("%+v", root)
-	}
-	if root = h.ct("ca", "self-sign", root.ID, "--days", "3650"); root.State != "active" {
-		t.Fatalf("%+v", root)
-	}
-	sub := h.ct("ca", "create", "sub.example", "--name", "sub")
-	signed := h.ct("certs", "--ca", root.ID, "issue", "--csr-file", h.write("sub.csr", sub.CSR), "--purpose", "ca", "--days", "365")
-	if sub = h.ct("ca", "install", sub.ID, "--cert-file", h.write("sub.pem", signed.Cert), "--parent", root.ID); sub.State != "active" {
-		t.Fatalf("%+v", sub)
-	}
-	leaf := h.ct("certs", "--ca", sub.ID, "issue", "--csr-file", h.write("web.csr", testCSR(t, "web.example")), "--purpose", "server", "--days", "30")
-
-	h.write("root.pem", h.do("ciphertrust", "ca", "get", root.ID, "--cert"))
-	h.write("web.pem", leaf.Cert)
-	verify := func(more ...string) (string, bool) {
-		crls := ""
-		for _, id := range []string{root.ID, sub.ID} {
-			crl, err := h.server.CRL(id)
-			if err != nil {
-				t.Fatal(err)
-			}
-			crls += string(crl)
-		}
-		args := append([]string{"verify", "-CAfile", h.path("root.pem"), "-untrusted", h.path("sub.pem"), "-purpose", "sslserver",
-			"-CRLfile", h.write("crls.pem", crls), "-crl_check_all"}, more...)
-		return h.openssl(append(args, h.path("web.pem"))...)
-	}
-	good := func(want bool, when string) {
-		t.Helper()
-		if out, ok := verify(); ok != want {
-			t.Errorf("%s: openssl says %s", when, out)
-		}
-	}
-	good(true, "issued")
-	if got := h.ct("certs", "--ca", sub.ID, "revoke", leaf.ID, "--reason", "certificateHold"); got.State != "revoked" {
-		t.Errorf("%+v", got)
-	}
-	good(false, "on hold")
-	if got := h.ct("certs", "--ca", sub.ID, "resume", leaf.ID); got.State != "active" {
-		t.Errorf("%+v", got)
-	}
-	good(true, "resumed")
-	h.ct("certs", "--ca", sub.ID, "revoke", leaf.ID, "--reason", "keyCompromise")
-	good(false, "revoked")
-	if status, _, errs := h.try("ciphertrust", "certs", "--ca", sub.ID, "resume", leaf.ID); status != 1 || !strings.Contains(errs, "NCERR") {
-		t.Errorf("resumed after keyCompromise: exit status %d, %s", status, errs)
-	}
-
-	h.delivered(sub.ID)
-
-	// A key in the HSM is certified as a CA's too.
-	h.until("the CA certificate of an HSM key is there", func() bool {
-		_, out, _ := h.try("status", "--json")
-		var s client.Status
-		if json.Unmarshal([]byte(out), &s) != nil {
-			return false
-		}
-		return slices.ContainsFunc(s.Items, func(it client.Item) bool { return it.Name == "own" && it.State == "valid" })
-	})
-
-	// What destroys something asks, and without a terminal says so.
-	if status, _, errs := h.try("ciphertrust", "ca", "delete", root.ID); status != exitUsage || !strings.Contains(errs, "--yes") {
-		t.Errorf("exit status %d, %s", status, errs)
-	}
-	for _, reason := range []string{"unspecified", "cACompromise", "affiliationChanged", "superseded", "cessationOfOperation", "privilegeWithdrawn", "aACompromise"} {
-		c := h.ct("certs", "--ca", sub.ID, "issue", "--csr-file", h.write("x.csr", testCSR(t, "x.example")), "--purpose", "client", "--days", "1")
-		h.ct("certs", "--ca", sub.ID, "revoke", c.ID, "--reason", reason)
-	}
-	if out := h.do("ciphertrust", "certs", "--ca", sub.ID, "list"); !strings.Contains(out, "keyCompromise") || !strings.Contains(out, "aACompromise") {
-		t.Error(out)
-	}
-	h.do("ciphertrust", "--yes", "external-ca", "upload", "--cert-file", h.path("root.pem"), "--name", "copy")
-	if out := h.do("ciphertrust", "external-ca", "list"); !strings.Contains(out, "copy") {
-		t.Error(out)
-	}
-	h.do("ciphertrust", "--yes", "external-ca", "delete", "copy")
-	h.do("ciphertrust", "ca", "update", "sub", "--clients=false")
-	if out := h.do("ciphertrust", "ca", "csr", "helper.example"); !strings.Contains(out, "PRIVATE KEY") {
-		t.Error(out)
-	}
-}
-
-// delivered holds that the agent has got a certificate of the CA, delivered it
-// with its key, and revokes it when its key is compromised.
-func (h *trustHost) delivered(ca string) {
-	h.Helper()
-	dir := h.path("tls")
-	h.until("the certificate is delivered", func() bool { _, err := os.Stat(filepath.Join(dir, "cert.pem")); return err == nil })
-	if out, ok := h.openssl("verify", "-CAfile", h.path("root.pem"), "-untrusted", filepath.Join(dir, "cert.pem"), "-purpose", "sslserver",
-		"-verify_hostname", "nginx.example", filepath.Join(dir, "cert.pem")); !ok {
-		h.Error(out)
-	}
-	public := func(args ...string) string {
-		out, ok := h.openssl(append(args, "-pubout", "-outform", "PEM")...)
-		if !ok {
-			h.Error(out)
-		}
-		return out
-	}
-	cert, _ := h.openssl("x509", "-in", filepath.Join(dir, "cert.pem"), "-noout", "-pubkey")
-	if key := public("pkey", "-in", filepath.Join(dir, "key.pem")); key != cert {
-		h.Errorf("certificate and key are no pair:\n%s\n%s", cert, key)
-	}
-	h.do("rotate", "nginx", "--compromised")
-	var list []struct{ Subject, State, Reason string }
-	text := h.do("ciphertrust", "--json", "certs", "--ca", ca, "list")
-	if err := json.Unmarshal([]byte(strings.ReplaceAll(text, "revoked_reason", "reason")), &list); err != nil {
-		h.Fatal(err)
-	}
-	states := ""
-	for _, c := range list {
-		if strings.Contains(c.Subject, "nginx.example") {
-			states += c.State + c.Reason + " "
-		}
-	}
-	if states != "revokedkeyCompromise active " && states != "active revokedkeyCompromise " {
-		h.Errorf("certificates of nginx: %s", states)
-	}
 }
 
 // Users, groups, secrets, tokens and settings by command line.
