@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"os"
 	"os/user"
 	"slices"
 	"strconv"
@@ -127,6 +128,10 @@ func (k *checker) owners(at string, a Access) {
 	}
 	if a.Group != "" {
 		k.group(at+".group", a.Group)
+	}
+	if a.SELinux != "" {
+		_, err := os.Stat("/sys/fs/selinux/enforce")
+		k.unless(err == nil, at+".selinux", "SELinux is not enabled on this host, so that nobody would heed the label; remove it")
 	}
 }
 

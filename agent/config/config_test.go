@@ -208,7 +208,8 @@ func TestUnreadable(t *testing.T) {
 }
 
 // TestCheckKnowsTheHost holds that a policy or file that names somebody who
-// does not exist is refused, at the place where he is named.
+// does not exist is refused, at the place where he is named; and a label where
+// there is no SELinux.
 func TestCheckKnowsTheHost(t *testing.T) {
 	c := mustParse(t, minimal+`
 upstreams: {cm: {type: ciphertrust, url: "https://c.example", auth: {grant: password}}}
@@ -216,12 +217,17 @@ secrets: {db: {upstream: cm, secret: x}}
 files:
   - {path: /x, secret: db, field: value, owner: no-such-user-1, group: root}
   - {dir: /y, entries: {a.b: {secret: db, field: value, group: no-such-group-1}}}
+  - {path: /z, secret: db, field: value, selinux: "system_u:object_r:cert_t:s0"}
 policy:
   - callers: {users: [root, 4242, no-such-user-2], groups: [root, no-such-group-2]}
     allow: {secrets: [db]}
 `)
 	err := c.Check()
-	want := "files[0].owner files[1].entries.a.b.group policy[0].callers.users[2] policy[0].callers.groups[1]"
+	label := "files[2].selinux "
+	if _, err := os.Stat("/sys/fs/selinux/enforce"); err == nil {
+		label = ""
+	}
+	want := "files[0].owner files[1].entries.a.b.group " + label + "policy[0].callers.users[2] policy[0].callers.groups[1]"
 	if got := strings.Join(faultsOf(err), " "); got != want {
 		t.Errorf("faults at %s\nwant      %s", got, want)
 	}

@@ -28,13 +28,6 @@ const (
 	xattrLabel = "security.selinux"
 )
 
-// selinuxEnabled reports whether the kernel has SELinux; without it, labels are
-// not set.
-func selinuxEnabled() bool {
-	_, err := os.Stat("/sys/fs/selinux/enforce")
-	return err == nil
-}
-
 // dress gives an open file of the agent's its attributes. The group comes first
 // and the owner last: whoever is not root may only do the rest while the file is
 // its own. What the directory's default ACL gave goes, as who may read is what
@@ -45,9 +38,9 @@ func (a attributes) dress(fd int) error {
 			return os.NewSyscallError(fmt.Sprintf("give to group %d", a.gid), err)
 		}
 	}
-	if a.label != "" && selinuxEnabled() {
+	if a.label != "" {
 		if err := unix.Fsetxattr(fd, xattrLabel, append([]byte(a.label), 0), 0); err != nil {
-			return os.NewSyscallError("label as "+a.label, err)
+			return os.NewSyscallError("set SELinux label", err)
 		}
 	}
 	if err := unix.Fremovexattr(fd, xattrACL); err != nil && err != unix.ENODATA && err != unix.ENOTSUP {
@@ -78,7 +71,7 @@ func (a attributes) differ(fd int, st unix.Stat_t) string {
 		return "mode"
 	case fd >= 0 && !bytes.Equal(xattr(fd, xattrACL), a.acl):
 		return "acl"
-	case fd >= 0 && a.label != "" && selinuxEnabled() && string(bytes.TrimRight(xattr(fd, xattrLabel), "\x00")) != a.label:
+	case fd >= 0 && a.label != "" && string(bytes.TrimRight(xattr(fd, xattrLabel), "\x00")) != a.label:
 		return "label"
 	}
 	return ""

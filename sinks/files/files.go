@@ -57,25 +57,12 @@ func New(cfg Config) (*Files, error) {
 		}
 	}
 	fs.memory = memory
-	fs.warnLabels()
 	fs.tidy()
 	return fs, nil
 }
 
 // sorted are all targets in the order of their paths.
 func (fs *Files) sorted() []*target { return slices.SortedFunc(maps.Values(fs.targets), byPath) }
-
-// warnLabels tells once that labels are configured that the kernel does not know.
-func (fs *Files) warnLabels() {
-	for _, t := range fs.sorted() {
-		for _, e := range t.entries {
-			if e.attr.label != "" && !selinuxEnabled() {
-				fs.cfg.Log.Warn("SELinux is not enabled; labels of files are not set", "file", t.path)
-				return
-			}
-		}
-	}
-}
 
 // ownersAbove are the owners of the directories above a path.
 func ownersAbove(path string) map[uint32]bool {

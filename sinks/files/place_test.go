@@ -165,6 +165,39 @@ func TestACLFaults(t *testing.T) {
 	}
 }
 
+// The label is there before the name is, and is put right; one that cannot be
+// set keeps the file from appearing. Kernels without SELinux let root set what
+// they do not know.
+func TestLabel(t *testing.T) {
+	dir := memDir(t)
+	path, bad := filepath.Join(dir, "pw"), filepath.Join(dir, "bad")
+	const label, other = "system_u:object_r:cert_t:s0", "system_u:object_r:tmp_t:s0"
+	if err := unix.Setxattr(dir, xattrLabel, []byte(other), 0); err != nil {
+		t.Skipf("no labels here: %v", err)
+	}
+	r := start(t, File{Path: path, Secret: "db", Field: "password", SELinux: label},
+		File{Path: bad, Secret: "db", Field: "password", SELinux: strings.Repeat("x", 1<<16)})
+	err := r.PublishSecret(db("1", "x"))
+	if e, ok := errors.AsType[*Error](err); !ok || e.Path != bad || strings.Contains(err.Error(), path+`"`) || !strings.Contains(err.Error(), "set SELinux label") {
+		t.Errorf("error %v", err)
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 || !holds(path, "x", 0o600) {
+		t.Errorf("in the directory: %v, %v", entries, err)
+	}
+	is := func() bool {
+		buf := make([]byte, 100)
+		n, err := unix.Getxattr(path, xattrLabel, buf)
+		return err == nil && string(buf[:n]) == label+"\x00"
+	}
+	if !is() {
+		t.Error("not labelled")
+	}
+	if err := unix.Setxattr(path, xattrLabel, []byte(other), 0); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, time.Second, "the label is put right", func() bool { return is() && r.repaired() })
+}
+
 // No directory on the way may be somebody else's to exchange.
 func TestForeignParentsAreRefused(t *testing.T) {
 	if os.Getuid() != 0 {
