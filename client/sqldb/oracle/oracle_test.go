@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	ora "github.com/sijms/go-ora/v2"
@@ -89,40 +90,59 @@ func TestABadDSNIsFoundAtOnce(t *testing.T) {
 	}
 }
 
-// The connection goes where the secret says, and what a listener answers there
-// reaches the caller as the driver's error, without a report to the agent.
-func TestAListenerThatKnowsNoSuchService(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	go refuse(l, "(DESCRIPTION=(TMP=)(VSNNUM=0)(ERR=12514)(ERROR_STACK=(ERROR=(CODE=12514)(EMFI=4))))")
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	agent := sqldbtest.NewAgent(t, map[string]string{"username": "app", "password": "hunter2", "ip": "127.0.0.1", "port": port})
-	c, err := New(agent.Client, "db", "oracle:///shop")
-	if err != nil {
-		t.Fatal(err)
-	}
-	db := sql.OpenDB(c)
-	defer db.Close()
-	err = db.PingContext(t.Context())
-	e, ok := errors.AsType[*network.OracleError](err)
-	if !ok || e.ErrCode != 12514 || !strings.HasPrefix(err.Error(), `log in with secret "db" version "1": `) || strings.Contains(err.Error(), "hunter2") {
-		t.Errorf("error %v", err)
-	}
-	if n := agent.Reports(); n != 0 {
-		t.Errorf("%d reports", n)
+// The connection goes where the secret says, and what is answered there reaches
+// the caller as the driver's error. Only one that another credential may cure is
+// reported to the agent, and then the credential that it has now is tried once.
+func TestAServerThatRefuses(t *testing.T) {
+	for _, tt := range []struct {
+		name           string
+		code           int
+		reports, tries int
+	}{
+		{"wrong password", 1017, 1, 2},
+		{"password expired", 28001, 1, 2},
+		{"account locked", 28000, 0, 1},
+		{"no such service", 12514, 0, 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			var tries atomic.Int64
+			go refuse(l, fmt.Sprintf("(DESCRIPTION=(TMP=)(VSNNUM=0)(ERR=%[1]d)(ERROR_STACK=(ERROR=(CODE=%[1]d)(EMFI=4))))", tt.code), &tries)
+			_, port, _ := net.SplitHostPort(l.Addr().String()) // which is one
+			agent := sqldbtest.NewAgent(t, map[string]string{"username": "app", "password": "hunter2", "ip": "127.0.0.1", "port": port})
+			agent.Rotate("hunter3")
+			c, err := New(agent.Client, "db", "oracle:///shop")
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.Patience = -1
+			db := sql.OpenDB(c)
+			defer db.Close()
+			err = db.PingContext(t.Context())
+			e, ok := errors.AsType[*network.OracleError](err)
+			if !ok || e.ErrCode != tt.code || !strings.HasPrefix(err.Error(), `log in with secret "db" version "`) || strings.Contains(err.Error(), "hunter") {
+				t.Errorf("error %v", err)
+			}
+			if got := int(tries.Load()); agent.Reports() != tt.reports || got != tt.tries {
+				t.Errorf("%d reports, %d tries; want %d, %d", agent.Reports(), got, tt.reports, tt.tries)
+			}
+		})
 	}
 }
 
-// refuse answers each connection like a listener, by a TNS packet of type 4.
-func refuse(l net.Listener, reason string) {
+// refuse answers each connection like a listener, by a TNS packet of type 4, and
+// counts them.
+func refuse(l net.Listener, reason string, tries *atomic.Int64) {
 	for {
 		conn, err := l.Accept()
 		if err != nil {
 			return
 		}
+		tries.Add(1)
 		head := make([]byte, 2)
 		if _, err := io.ReadFull(conn, head); err == nil {
 			_, _ = io.CopyN(io.Discard, conn, int64(binary.BigEndian.Uint16(head))-2) // the client waits for the answer anyhow
