@@ -2,6 +2,7 @@ package sqldbtest
 
 import (
 	"encoding/json"
+	"fmt"
 	"maps"
 	"net"
 	"net/http"
@@ -21,6 +22,7 @@ type Agent struct {
 	Client *client.Client
 
 	mu      sync.Mutex
+	made    int               // guarded by mu; passwords
 	vault   map[string]string // guarded by mu; what the upstream has
 	held    map[string]string // guarded by mu; what is served
 	version int               // guarded by mu; of held
@@ -65,6 +67,15 @@ func (a *Agent) change(fields map[string]string) {
 	defer a.mu.Unlock()
 	a.vault = maps.Clone(a.vault)
 	maps.Copy(a.vault, fields)
+}
+
+// newPassword is one that no login had yet, with what has to be quoted in SQL and
+// in a DSN.
+func (a *Agent) newPassword() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.made++
+	return fmt.Sprintf("it's p@ss/(%d", a.made)
 }
 
 // Learn is the agent fetching from the upstream of itself.

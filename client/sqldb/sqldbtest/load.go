@@ -58,3 +58,27 @@ func Load(t *testing.T, db *sql.DB, rotations int, rotate func(i int)) {
 	all.Wait()
 	t.Logf("%d queries over about %d logins through %d rotations, %d failed", done.Load(), db.Stats().MaxLifetimeClosed, rotations, failed.Load())
 }
+
+// RotateUnderLoad has change set three other passwords under load: one that the
+// agent learns of by a refused login, one that it finds by itself, and one that
+// the vault is told of late.
+func RotateUnderLoad(t *testing.T, db *sql.DB, agent *Agent, change func(password string)) {
+	t.Helper()
+	before := agent.Reports()
+	Load(t, db, 3, func(i int) {
+		password := agent.newPassword()
+		change(password)
+		if i == 2 {
+			<-time.After(300 * time.Millisecond)
+		}
+		agent.Rotate(password)
+		if i == 1 {
+			agent.Learn()
+		}
+	})
+	reports := agent.Reports() - before
+	t.Logf("%d reports", reports)
+	if reports == 0 {
+		t.Error("nothing was reported")
+	}
+}
