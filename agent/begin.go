@@ -16,7 +16,8 @@ import (
 func (r *rotator) begin(ctx context.Context) error {
 	if r.rec.Current.Chain != nil {
 		if err := r.publish(ctx, r.rec.Current); err != nil {
-			r.log.Warn("certificate not published at start", "certificate", r.name, "err", err)
+			r.missing = true
+			r.log.Warn("certificate not published at start; it is tried again", "certificate", r.name, "err", err)
 		}
 	}
 	if err := r.keys.Forget(ctx, r.name, r.rec.keys()); err != nil {
@@ -44,6 +45,17 @@ func (r *rotator) begin(ctx context.Context) error {
 		return nil // what is served must not hang on a disk that is full
 	}
 	return r.keep(ctx, rec)
+}
+
+// catchUp publishes what could not be at the start, such as a certificate that is
+// stored on a token which was away. It is tried when something has changed, and
+// every minute.
+func (r *rotator) catchUp(ctx context.Context) {
+	if !r.missing || r.publish(ctx, r.rec.Current) != nil {
+		return
+	}
+	r.missing = false
+	r.log.Info("certificate published after all", "certificate", r.name)
 }
 
 // compare holds the certificate in use against the configuration.

@@ -16,7 +16,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/signet-agent/signet/agent/config"
@@ -236,6 +238,42 @@ func storesCertificate(t *testing.T, b backend, s *hsmtest.SoftHSM) {
 	if out := s.Tool("-O", "--type", "cert"); !strings.Contains(out, v.KeyID) {
 		t.Errorf("certificates on the token:\n%s", out)
 	}
+}
+
+// TestPublishedWhenTheTokenComes holds that a certificate which could not be
+// stored on its token at the start is stored when the token comes, once, and
+// without anything else happening to it.
+func TestPublishedWhenTheTokenComes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca, keys := newTestCA(t, 90*24*time.Hour), newMemKeys()
+		before := newBench(t, ca, keys, nil)
+		if err := before.during(t, time.Hour); err != nil {
+			t.Fatal(err)
+		}
+		b := newBench(t, ca, keys, before.disk)
+		var open atomic.Bool
+		publish := b.publish
+		b.publish = func(ctx context.Context, v version) error {
+			if !open.Load() {
+				return errors.New("token is not open")
+			}
+			return publish(ctx, v)
+		}
+		time.AfterFunc(time.Hour, func() {
+			open.Store(true)
+			b.poke()
+			synctest.Wait()
+			if b.last().Generation != 1 {
+				t.Error("not stored when the token came")
+			}
+		})
+		if err := b.during(t, 2*time.Hour); err != nil {
+			t.Fatal(err)
+		}
+		if n := len(ca.asked()); len(b.served) != 1 || n != 1 {
+			t.Errorf("stored %d times, %d certificates asked for; want one of each", len(b.served), n)
+		}
+	})
 }
 
 // TestClosedTokenIsUnavailable holds that keys are unavailable, not missing,

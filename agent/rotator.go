@@ -77,6 +77,7 @@ type rotator struct {
 	waiting []ask        // owned by run: answered at the next success or failure
 	doubted bool         // owned by run: a doubt was taken up and is not settled
 	checked time.Time    // owned by run: when one was last looked into
+	missing bool         // owned by run: not every sink has what is in use
 }
 
 // A certificateSpec is what the configuration says of one certificate.
@@ -127,6 +128,7 @@ func (r *rotator) run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		if step == stepWait {
 			r.wait(ctx, at)
+			r.catchUp(ctx)
 			step, at = r.look()
 			continue
 		}
