@@ -53,7 +53,7 @@ func TestWhatWasSpoiltMeanwhileIsWrittenAtTheStart(t *testing.T) {
 			if err := again.PublishSecret(both(1)); err != nil {
 				t.Fatal(err)
 			}
-			want := string(both(1).Fields["password"].Reveal())
+			want := passwordOf(both(1))
 			if !holds(file, want, 0o640) || !holds(set, want, 0o640) {
 				t.Error("not right after a start")
 			}
@@ -125,6 +125,46 @@ func onItsWay(t *testing.T, path string) uint64 {
 		t.Skipf("cachestat: %v", err) // of Linux 6.5
 	}
 	return c.Dirty + c.Writeback
+}
+
+// Readers find a file at any moment, although what it held before is kept beside
+// it. (T35)
+func TestAFileIsThereWhileItsPreviousIsKept(t *testing.T) {
+	path := filepath.Join(memDir(t), "pw")
+	f, err := New(Config{Files: []File{{Path: path, Secret: "db", Field: "password", KeepPrevious: true}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.PublishSecret(both(0)); err != nil {
+		t.Fatal(err)
+	}
+	stop, done := make(chan struct{}), make(chan error, 1)
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if _, err := os.Lstat(path); err != nil {
+				done <- err
+				return
+			}
+		}
+	}()
+	for n := range 1000 {
+		if err := f.PublishSecret(both(n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(stop)
+	if err := <-done; err != nil {
+		t.Errorf("a reader found nothing: %v", err)
+	}
+	if err := f.Rollback(path); err != nil || !holds(path, string(both(998).Fields["password"].Reveal()), 0o600) {
+		t.Errorf("the previous one is not what is kept: %v", err)
+	}
 }
 
 // A file that cannot be written is tried ever more rarely, and those that wait
