@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/signet-agent/signet/agent/config"
@@ -136,6 +137,21 @@ func (a *Agent) consumerItems() []Item {
 		items = append(items, it)
 	}
 	return items
+}
+
+// standing is how a host stands that is ready, in the words for the service
+// manager.
+func (a *Agent) standing() string {
+	var failing []string
+	for _, st := range a.consumers.Status() {
+		if st.Failures > 0 {
+			failing = append(failing, st.Consumer)
+		}
+	}
+	if failing == nil {
+		return "all fresh"
+	}
+	return "did not take up what was delivered: " + strings.Join(failing, ", ")
 }
 
 // checkConsumers looks whether the agent could reload its consumers, and has

@@ -56,30 +56,31 @@ func (m *metrics) upstreamRequest(upstream string) func(code string) {
 // them can fall behind what is so.
 type stateCollector struct {
 	agent *Agent
-	freshUntil, stale, notAfter, generation, nextAction, failures, provenAt,
+	freshUntil, stale, notAfter, generation, nextAction, failures, provenAt, reloadFailures,
 	fallback, hsmOpen, hsmSessions, restarts, runway *prometheus.Desc
 }
 
 func newStateCollector(a *Agent) *stateCollector {
 	return &stateCollector{agent: a,
-		freshUntil:  prometheus.NewDesc("signet_secret_fresh_until_seconds", "Unix time until which a secret is fresh.", []string{"secret"}, nil),
-		stale:       prometheus.NewDesc("signet_secret_stale", "1 if a secret is served stale or not at all.", []string{"secret"}, nil),
-		notAfter:    prometheus.NewDesc("signet_certificate_not_after_seconds", "Unix time at which the certificate in use ends.", []string{"certificate"}, nil),
-		generation:  prometheus.NewDesc("signet_certificate_generation", "Generation of the key of the certificate in use.", []string{"certificate"}, nil),
-		nextAction:  prometheus.NewDesc("signet_certificate_next_action_seconds", "Unix time at which something is done about a certificate next.", []string{"certificate", "action"}, nil),
-		failures:    prometheus.NewDesc("signet_certificate_failures", "Steps that failed in a row.", []string{"certificate"}, nil),
-		provenAt:    prometheus.NewDesc("signet_consumer_proven_at_seconds", "Unix time at which a consumer was last seen to serve its certificate.", []string{"consumer"}, nil),
-		fallback:    prometheus.NewDesc("signet_certificate_fallback", "1 if an older certificate is in use because a newer one is refused.", []string{"certificate"}, nil),
-		hsmOpen:     prometheus.NewDesc("signet_hsm_open", "1 if the token is open.", []string{"hsm"}, nil),
-		hsmSessions: prometheus.NewDesc("signet_hsm_sessions", "Signatures that can be under way at once on the token.", []string{"hsm"}, nil),
-		restarts:    prometheus.NewDesc("signet_hsm_restarts_total", "Times that the HSM worker was started anew.", nil, nil),
-		runway:      prometheus.NewDesc("signet_runway_seconds", "How long everything still works if every upstream stopped now.", nil, nil),
+		freshUntil:     prometheus.NewDesc("signet_secret_fresh_until_seconds", "Unix time until which a secret is fresh.", []string{"secret"}, nil),
+		stale:          prometheus.NewDesc("signet_secret_stale", "1 if a secret is served stale or not at all.", []string{"secret"}, nil),
+		notAfter:       prometheus.NewDesc("signet_certificate_not_after_seconds", "Unix time at which the certificate in use ends.", []string{"certificate"}, nil),
+		generation:     prometheus.NewDesc("signet_certificate_generation", "Generation of the key of the certificate in use.", []string{"certificate"}, nil),
+		nextAction:     prometheus.NewDesc("signet_certificate_next_action_seconds", "Unix time at which something is done about a certificate next.", []string{"certificate", "action"}, nil),
+		failures:       prometheus.NewDesc("signet_certificate_failures", "Steps that failed in a row.", []string{"certificate"}, nil),
+		provenAt:       prometheus.NewDesc("signet_consumer_proven_at_seconds", "Unix time at which a consumer was last seen to serve its certificate.", []string{"consumer"}, nil),
+		reloadFailures: prometheus.NewDesc("signet_consumer_failures", "Tries in a row that did not make a consumer take up its files; it has the previous ones.", []string{"consumer"}, nil),
+		fallback:       prometheus.NewDesc("signet_certificate_fallback", "1 if an older certificate is in use because a newer one is refused.", []string{"certificate"}, nil),
+		hsmOpen:        prometheus.NewDesc("signet_hsm_open", "1 if the token is open.", []string{"hsm"}, nil),
+		hsmSessions:    prometheus.NewDesc("signet_hsm_sessions", "Signatures that can be under way at once on the token.", []string{"hsm"}, nil),
+		restarts:       prometheus.NewDesc("signet_hsm_restarts_total", "Times that the HSM worker was started anew.", nil, nil),
+		runway:         prometheus.NewDesc("signet_runway_seconds", "How long everything still works if every upstream stopped now.", nil, nil),
 	}
 }
 
 // Describe is for prometheus.Collector.
 func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.freshUntil, c.stale, c.notAfter, c.generation, c.nextAction, c.failures, c.provenAt, c.fallback, c.hsmOpen, c.hsmSessions, c.restarts, c.runway} {
+	for _, d := range []*prometheus.Desc{c.freshUntil, c.stale, c.notAfter, c.generation, c.nextAction, c.failures, c.provenAt, c.reloadFailures, c.fallback, c.hsmOpen, c.hsmSessions, c.restarts, c.runway} {
 		ch <- d
 	}
 }
@@ -101,6 +102,7 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 			}
 			gauge(c.stale, stale, it.Name)
 		case "consumer":
+			gauge(c.reloadFailures, float64(it.Failures), it.Name)
 			if !it.ProvenAt.IsZero() {
 				gauge(c.provenAt, seconds(it.ProvenAt), it.Name)
 			}

@@ -192,7 +192,7 @@ func (a *Agent) notify(ctx context.Context) error {
 	t := time.NewTicker(5 * time.Second)
 	defer t.Stop()
 	for last := ""; ; {
-		line := "all fresh"
+		line := a.standing()
 		if err := a.ready(time.Now()); err != nil {
 			line = "not ready: " + err.Error()
 		}
