@@ -155,7 +155,6 @@ files:
 		}
 		return slices.ContainsFunc(s.Items, func(it client.Item) bool { return it.Name == "own" && it.State == "valid" })
 	})
-	ca.administration()
 }
 
 // holdAndResume puts a certificate on hold and takes it back.
@@ -262,22 +261,4 @@ func (c trustCA) served(address string) (*x509.Certificate, bool) {
 	}
 	defer conn.Close()
 	return conn.ConnectionState().PeerCertificates[0], true
-}
-
-// administration is what else there is to do to CAs.
-func (c trustCA) administration() {
-	c.Helper()
-	// What destroys something asks, and without a terminal says so.
-	if status, _, errs := c.try("ciphertrust", "ca", "delete", c.root); status != exitUsage || !strings.Contains(errs, "--yes") {
-		c.Errorf("exit status %d, %s", status, errs)
-	}
-	c.do("ciphertrust", "--yes", "external-ca", "upload", "--cert-file", c.path("root.pem"), "--name", "copy")
-	if out := c.do("ciphertrust", "external-ca", "list"); !strings.Contains(out, "copy") {
-		c.Error(out)
-	}
-	c.do("ciphertrust", "--yes", "external-ca", "delete", "copy")
-	c.do("ciphertrust", "ca", "update", "sub", "--clients=false")
-	if out := c.do("ciphertrust", "ca", "csr", "helper.example"); !strings.Contains(out, "PRIVATE KEY") {
-		c.Error(out)
-	}
 }

@@ -36,7 +36,7 @@ upstreams:
     type: ciphertrust
     url: %[5]s
     ca_file: %[1]s/ca.pem
-    auth: {grant: password, username: admin, password: {file: %[1]s/password}, refresh_token_lifetime: 10d, refresh_token_idle: 30m}
+    auth: {grant: password, username: admin, password: {file: %[1]s/password}}
 secrets:
   apikey: {upstream: cm, secret: mypass, ttl: 1h}
 socket: {path: %[1]s/s}
@@ -155,56 +155,6 @@ func (h *trustHost) ct(args ...string) (record struct{ ID, State, Cert, CSR stri
 	return record
 }
 
-// Users, groups, secrets, tokens and settings by command line.
-func TestCipherTrustAdministration(t *testing.T) {
-	h := newTrustHost(t, "")
-	ct := func(args ...string) string { return h.do(append([]string{"ciphertrust", "--yes"}, args...)...) }
-	h.until("the secret is read", func() bool { _, out, _ := h.try("get", "apikey", "--field", "value"); return out == "123456" })
-
-	var maya struct {
-		ID string `json:"user_id"`
-	}
-	made := h.do("ciphertrust", "--json", "users", "create", "maya", "--password-file", h.write("pw", "Maya-passw0rd1\n"), "--email", "m@example.com")
-	if err := json.Unmarshal([]byte(made), &maya); err != nil || maya.ID == "" {
-		t.Fatal(made, err)
-	}
-	ct("users", "update", maya.ID, "--name", "Maya", "--user-metadata", `{"team":"ops"}`, "--certificate-subject-dn", "CN=maya", "--auth-methods", "password,user_certificate")
-	ct("users", "unlock", maya.ID)
-	ct("users", "password", "maya", "--password-file", h.path("pw"), "--new-password-file", h.write("pw2", "Maya-passw0rd2\n"))
-	ct("groups", "create", "Ops", "--description", "operators")
-	ct("groups", "add", "Ops", maya.ID)
-	if out := ct("users", "list", "--groups", "Ops"); !strings.Contains(out, "maya") || strings.Contains(out, "admin") {
-		t.Error(out)
-	}
-	ct("groups", "update", "Ops", "--rename", "Operators")
-	ct("groups", "remove", "Operators", maya.ID)
-	if status, _, errs := h.try("ciphertrust", "--yes", "groups", "delete", "admin"); status == 0 {
-		t.Error("a system group was deleted", errs)
-	}
-	ct("groups", "delete", "Operators")
-	ct("users", "delete", maya.ID)
-	if status, _, _ := h.try("ciphertrust", "users", "get", maya.ID); status != exitNotFound {
-		t.Errorf("exit status %d for a user who is gone", status)
-	}
-
-	ct("secrets", "rotate", "mypass", "--value-file", h.write("v", "654321\n"))
-	if out := ct("secrets", "versions", "mypass"); strings.Count(out, "mypass") != 2 || strings.Contains(out, "654321") {
-		t.Error(out)
-	}
-	h.do("refused", "apikey", "--version", "0")
-	if out := h.do("get", "apikey", "--field", "value"); out != "654321" {
-		t.Errorf("value %q after the rotation", out)
-	}
-	ct("secrets", "create", "other", "--type", "blob", "--value-file", h.path("v"))
-	ct("secrets", "delete", "other")
-
-	if out := ct("tokens", "list"); strings.Count(out, "signet") != 1+strings.Count(out, "signet-") {
-		t.Error(out)
-	}
-	ct("properties", "set", "MAXIMUM_REFRESH_TOKEN_LIFETIME", "20d")
-	ct("properties", "reset", "MAXIMUM_REFRESH_TOKEN_LIFETIME")
-}
-
 // `signet login` as people use it, across restarts of the agent.
 func TestCipherTrustLogin(t *testing.T) {
 	h := newTrustHost(t, "")
@@ -238,7 +188,7 @@ func TestCipherTrustLogin(t *testing.T) {
 	}
 	// ksctl and the agent share a login.
 	file := h.path("ksctl.yaml")
-	if out := h.do("login", "cm", "--user", "admin", "--password-file", h.path("pw"), "--ksctl-config", file); out != "this login will expire in 10 days\n" {
+	if out := h.do("login", "cm", "--user", "admin", "--password-file", h.path("pw"), "--ksctl-config", file); out != "this login will expire in 30 days\n" {
 		t.Error(out)
 	}
 	text, _ := os.ReadFile(file)
@@ -258,6 +208,9 @@ func TestCipherTrustLogin(t *testing.T) {
 
 	if status, _, errs := h.try("login", "cm", "--user", "admin", "--password-file", h.write("bad", "no\n")); status != exitDenied {
 		t.Errorf("exit status %d for a wrong password: %s", status, errs)
+	}
+	if status, _, errs := h.try("login", "cm", "--url", "https://other.example", "--password-file", h.path("pw")); status != exitUsage || !strings.Contains(errs, "has another url") {
+		t.Errorf("exit status %d for another server: %s", status, errs)
 	}
 	if err := h.server.SetProperty("MAXIMUM_REFRESH_TOKEN_LIFETIME", "5d"); err != nil {
 		t.Fatal(err)
