@@ -71,7 +71,7 @@ the one can change as well. With --after only the one file is read.`,
 // trusted.
 func (p *program) verifyAudit(v access.Verifier, path string, files []string, from string) error {
 	if len(files) == 0 {
-		return fmt.Errorf("audit file %s: there is none", path)
+		return missingAudit(path)
 	}
 	for _, name := range files {
 		f, err := os.Open(name)
@@ -87,8 +87,16 @@ func (p *program) verifyAudit(v access.Verifier, path string, files []string, fr
 	if v.Keys != nil {
 		signed = fmt.Sprintf("%d of them signed (by the keys of %s), the last %d not yet", v.Signed, from, v.Unsigned)
 	}
+	if v.Headless {
+		signed += "; what came before the first line is in none of them"
+	}
 	_, err := fmt.Fprintf(p.stdout, "%s: ok: %d lines in %d files, ends with %s; %s\n", path, v.Lines, len(files), v.Head, signed)
 	return err
+}
+
+// missingAudit says that there is no audit file.
+func missingAudit(path string) error {
+	return &missingError{what: "audit file " + path, hint: "name it with --file, or the agent's configuration with --config"}
 }
 
 // auditKeys are the public keys of the audit's signatures, and where they are
@@ -190,6 +198,9 @@ func openAudit(file, config string) (*os.File, error) {
 		return nil, err
 	}
 	f, err := os.Open(file)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, missingAudit(file)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("audit file: %w", err)
 	}

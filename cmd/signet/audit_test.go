@@ -153,7 +153,40 @@ func TestAuditTail(t *testing.T) {
 	if _, out, _ := run(t, "audit", "tail", "--file", file, "-n", "0"); out != "" {
 		t.Errorf("none: %q", out)
 	}
-	if status, _, errs := run(t, "audit", "tail", "--file", file+"x"); status != exitFailed || !strings.Contains(errs, "no such file") {
-		t.Errorf("no file: status %d, %q", status, errs)
+}
+
+// What cannot be verified says what, why and what to do, with the status of its
+// kind.
+func TestAuditBadInput(t *testing.T) {
+	t.Setenv("SIGNET_SOCKET", filepath.Join(t.TempDir(), "none"))
+	file := auditFile(t)
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	headless := filepath.Join(t.TempDir(), "audit.jsonl")
+	if err := os.WriteFile(headless, data[bytes.IndexByte(data, '\n')+1:], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	none := file + "x"
+	for _, tt := range []struct {
+		args   string
+		status int
+		says   string
+	}{
+		{"tail --file " + none, exitNotFound, "signet: audit file " + none + ": there is none; name it with --file"},
+		{"verify --file " + none, exitNotFound, "signet: audit file " + none + ": there is none; name it with --file"},
+		{"verify --config " + none, exitUsage, "signet: "},
+		{"tail -n -1", exitUsage, "signet: --lines is negative; see `signet audit tail --help`"},
+		{"verify " + file, exitUsage, "is one argument too many"},
+		{"verify --file " + file + " --keys " + none, exitFailed, "signet: public keys: open " + none},
+		{"verify --file " + file + " --keys " + file, exitFailed, "holds none in PEM"},
+		{"verify --file " + file + " --after " + strings.Repeat("1", 64), exitFailed, "line 1: does not follow"},
+		{"verify --file " + headless, exitDone, "what came before the first line is in none of them"},
+	} {
+		status, out, errs := run(t, append([]string{"audit"}, strings.Fields(tt.args)...)...)
+		if status != tt.status || !strings.Contains(out+errs, tt.says) || strings.Count(out+errs, "\n") != 1 {
+			t.Errorf("%s: status %d, %q, %q; want %d, %q", tt.args, status, out, errs, tt.status, tt.says)
+		}
 	}
 }

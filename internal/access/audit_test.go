@@ -127,6 +127,48 @@ func TestAuditChainSurvivesRestartAndShowsTampering(t *testing.T) {
 	}
 }
 
+// While the agent runs, not even the end can be cut off: the next line follows
+// from one that is not there. What is missing at the beginning is said.
+func TestAuditThatIsCutWhileItIsWritten(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.jsonl")
+	a := openAudit(t, AuditConfig{Path: path})
+	for i := range 3 {
+		if err := a.Append(read(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "lines are written", func() bool { return a.Head().Lines == 4 })
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := bytes.LastIndexByte(text[:len(text)-1], '\n') + 1
+	if err := os.Truncate(path, int64(last)); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(a.Append(read(4)), a.Close()); err != nil {
+		t.Fatal(err)
+	}
+	text, err = os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var broken *ChainError
+	if _, _, err := Verify(bytes.NewReader(text), ""); !errors.As(err, &broken) || broken.Line != 4 {
+		t.Errorf("the last line cut off: %v, want a ChainError in line 4", err)
+	}
+	first := bytes.IndexByte(text, '\n') + 1
+	for _, tt := range []struct {
+		text []byte
+		want bool
+	}{{text[:last], false}, {text[first:last], true}} {
+		v := Verifier{}
+		if err := v.Read(bytes.NewReader(tt.text)); err != nil || v.Headless != tt.want {
+			t.Errorf("%d bytes: headless %v, %v", len(tt.text), v.Headless, err)
+		}
+	}
+}
+
 func TestAuditCutsATornLineOff(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
 	a := openAudit(t, AuditConfig{Path: path})

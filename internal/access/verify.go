@@ -34,6 +34,8 @@ type Verifier struct {
 	Lines    int // so far
 	Signed   int // of these, the lines that a good signature covers
 	Unsigned int // lines after those
+	// Headless is set where the first line follows one that is in no file read.
+	Headless bool
 
 	since map[string]int // hash of each line that is not covered yet, and its number
 	// partial is set while a signature may be of a line before the first one.
@@ -87,6 +89,7 @@ func (v *Verifier) line(line []byte) (why string) {
 	}
 	if v.Lines == 0 {
 		v.partial = strings.Trim(l.Prev, "0") != ""
+		v.Headless = v.partial && v.Head == ""
 	}
 	if l.Event == eventSigned && v.Keys != nil {
 		if why := v.signature(l.Hash, l.Signature, l.Key); why != "" {
