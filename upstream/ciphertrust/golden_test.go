@@ -26,7 +26,7 @@ type seen struct {
 func golden(t *testing.T, status int, header http.Header, body string) (*Client, *seen) {
 	t.Helper()
 	s := new(seen)
-	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return serve(t, func(w http.ResponseWriter, r *http.Request) {
 		text, _ := io.ReadAll(r.Body)
 		*s = seen{r.Method, r.RequestURI, r.Header.Get("Authorization"), r.Header.Get("Accept"), string(text)}
 		for name, v := range header {
@@ -34,7 +34,13 @@ func golden(t *testing.T, status int, header http.Header, body string) (*Client,
 		}
 		w.WriteHeader(status)
 		io.WriteString(w, body)
-	}))
+	}), s
+}
+
+// serve is a server of which a test knows every answer.
+func serve(t *testing.T, answer http.HandlerFunc) *Client {
+	t.Helper()
+	srv := httptest.NewTLSServer(answer)
 	t.Cleanup(srv.Close)
 	pool := x509.NewCertPool()
 	pool.AddCert(srv.Certificate())
@@ -42,7 +48,7 @@ func golden(t *testing.T, status int, header http.Header, body string) (*Client,
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &Client{http: h, bearer: "jwt"}, s
+	return &Client{http: h, bearer: "jwt"}
 }
 
 // same compares JSON texts by what they say.
@@ -270,7 +276,12 @@ func TestCalls(t *testing.T) {
 		{"property", func(c *Client) (any, error) { return c.Property(ctx, propertyCap) }, propertyRecord, "GET", "/configs/properties/MAXIMUM_REFRESH_TOKEN_LIFETIME", "", nil},
 		{"set property", func(c *Client) (any, error) { return c.SetProperty(ctx, propertyCap, "10d") }, propertyRecord, "PATCH", "/configs/properties/MAXIMUM_REFRESH_TOKEN_LIFETIME", `{"value":"10d"}`, nil},
 		{"reset property", func(c *Client) (any, error) { return nil, c.ResetProperty(ctx, propertyCap) }, "", "POST", "/configs/properties/MAXIMUM_REFRESH_TOKEN_LIFETIME/reset", "", nil},
-		{"register client", func(c *Client) (any, error) { return c.RegisterClient(ctx, hidden("rt"), "a", "P") }, `{"id":"i"}`, "POST", "/client-management/clients", `{"reg_token":"rt","name":"a","csr":"P"}`, nil},
+		{"register client", func(c *Client) (any, error) { return c.RegisterClient(ctx, hidden("rt"), "a", "P") }, clientRecord, "POST", "/client-management/clients", `{"reg_token":"rt","name":"a","csr":"P"}`,
+			func(v any) bool {
+				x := v.(*RegisteredClient)
+				return x.ID == "73b520df" && x.Subject == "/CN=agent-7" && x.NotAfter.Year() == 2026
+			}},
+		{"delete client", func(c *Client) (any, error) { return nil, c.DeleteClient(ctx, "73b520df") }, "", "DELETE", "/client-management/clients/73b520df", "", nil},
 		{"registration token", func(c *Client) (any, error) {
 			return c.CreateRegistrationToken(ctx, RegistrationTokenRequest{Lifetime: "10h", MaxClients: 1})
 		}, `{"id":"i","token":"t"}`, "POST", "/client-management/regtokens/", `{"lifetime":"10h","max_clients":1}`, nil},

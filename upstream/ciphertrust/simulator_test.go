@@ -230,6 +230,25 @@ func TestRefreshTokenIsReplaced(t *testing.T) {
 	})
 }
 
+// A token that is refused is replaced and the call made once more, and no more.
+func TestARefusedTokenIsReplacedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t)
+		c := b.asAdmin()
+		for _, tt := range []struct{ refusals, calls int }{{0, 1}, {1, 2}, {9, 2}} {
+			b.server.Faults.Clear()
+			b.server.Log.Clear()
+			if tt.refusals > 0 {
+				b.server.Faults.Add(upstreamtest.Fault{Kind: upstreamtest.FaultStatus, Status: 401, Path: "/api/v1/usermgmt/*", Count: tt.refusals})
+			}
+			_, err := c.CreateGroup(t.Context(), ciphertrust.GroupSettings{Name: fmt.Sprintf("group-%d", tt.refusals)})
+			if n := b.server.Log.Count("POST", "/api/v1/usermgmt/groups/"); n != tt.calls || (err == nil) != (tt.refusals < 2) {
+				t.Errorf("refused %d times: %d calls, %v", tt.refusals, n, err)
+			}
+		}
+	})
+}
+
 // 10,000 users are paged through, each once, without holding them.
 func TestLongListsStream(t *testing.T) {
 	if testing.Short() {
