@@ -1,0 +1,87 @@
+package files
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A directory that the agent may not write to is one clear line with what to do,
+// its files keep what they hold, the others are written, and so are they once
+// the right is there.
+func TestMissingRights(t *testing.T) {
+	readOnly := func(flags uintptr) func(t *testing.T, dir string) {
+		return func(t *testing.T, dir string) {
+			if err := unix.Mount("", dir, "", unix.MS_REMOUNT|flags, ""); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	mode := func(m os.FileMode) func(t *testing.T, dir string) {
+		return func(t *testing.T, dir string) {
+			if err := os.Chmod(dir, m); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, tt := range []struct {
+		name       string
+		mount      bool
+		take, give func(t *testing.T, dir string)
+		want, hint string
+	}{
+		{"ReadOnlyFileSystem", true, readOnly(unix.MS_RDONLY), readOnly(0), "read-only file system", "ReadWritePaths="},
+		{"ModeOfDirectory", false, mode(0o555), mode(0o755), "permission denied", "let the agent write to"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir, elsewhere := tempDir(t), tempDir(t)
+			if tt.mount {
+				if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=755"); err != nil {
+					t.Skipf("no tmpfs: %v", err)
+				}
+				t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+			} else if mayWriteAnywhere() {
+				asMereOwner(t)
+				return
+			}
+			path, other := filepath.Join(dir, "pw"), filepath.Join(elsewhere, "pw")
+			r := start(t, File{Path: path, Secret: "db", Field: "password"}, File{Path: other, Secret: "db", Field: "password"})
+			if err := r.PublishSecret(db("1", "first")); err != nil {
+				t.Fatal(err)
+			}
+			tt.take(t, dir)
+			err := r.PublishSecret(db("2", "second"))
+			if e, ok := errors.AsType[*Error](err); !ok || e.Path != path || !strings.Contains(e.Hint(), tt.hint) {
+				t.Errorf("error %v", err)
+			}
+			if err == nil || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "\n") || strings.Contains(err.Error(), "second") {
+				t.Errorf("error %v, want %q", err, tt.want)
+			}
+			if !holds(path, "first", 0o600) || !holds(other, "second", 0o600) {
+				t.Error("the last good file is gone, or the other one was not written")
+			}
+			tt.give(t, dir)
+			eventually(t, 5*time.Second, "it is written", func() bool { return holds(path, "second", 0o600) })
+		})
+	}
+}
+
+// mayWriteAnywhere reports whether modes do not hold for this process.
+func mayWriteAnywhere() bool { return os.Getuid() == 0 && os.Getenv("SIGNET_TEST_FENCED") == "" }
+
+// asMereOwner runs a test again in a process of root's for which modes hold.
+func asMereOwner(t *testing.T) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "setpriv", "--bounding-set=-dac_override,-dac_read_search",
+		os.Args[0], "-test.v", "-test.run=^"+strings.ReplaceAll(t.Name(), "/", "$/^")+"$")
+	cmd.Env = append(os.Environ(), "SIGNET_TEST_FENCED=1")
+	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
