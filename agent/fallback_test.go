@@ -343,4 +343,3 @@ func TestARefusedRenewalIsAskedForAgainSlowly(t *testing.T) {
 		stop()
 	})
 }
-

@@ -17,6 +17,15 @@ import (
 // slowly reports whether the long runs are wanted.
 func slowly() bool { return os.Getenv("SIGNET_SLOW_TESTS") != "" }
 
+// onlySlowly skips a test that kills at every write to the journal. That at
+// every step which is written down, once each, is among agent's own tests.
+func onlySlowly(t *testing.T) {
+	t.Helper()
+	if !slowly() {
+		t.Skip("SIGNET_SLOW_TESTS is not set")
+	}
+}
+
 // settled sees that after a start there is a usable identity again. Where the
 // answer to a rotation died with the agent, the Manager has made a certificate
 // that nobody has: then the status has to say so, and what an administrator does
@@ -110,17 +119,14 @@ func TestKillingTheAgentLosesNoIdentity(t *testing.T) {
 // The agent is killed at every write to its journal: before, amid and after each
 // step of an enrolment, a rotation and a renewal.
 func TestKillingTheAgentAtEveryStep(t *testing.T) {
-	every := 4
-	if slowly() {
-		every = 1
-	}
+	onlySlowly(t)
 	r := newIdentityRig(t)
 	r.start()
 	r.settled(0)
 	accounts := 1
 	for _, what := range []string{"rotate", "renew"} {
 		kills := 0
-		for n := 1 + rand.N(every); ; n += every {
+		for n := 1; ; n++ {
 			killed := r.killAtWrite(n, nil, func(ctx context.Context) {
 				if what == "rotate" {
 					_ = r.client.Rotate(ctx, "host", true) // it dies amid
@@ -198,13 +204,10 @@ func (r *identityRig) killAtWrite(n int, before func(), do func(context.Context)
 // A registration is single-use: killed at any step of it, the agent either has
 // its certificate or says that the account is lost, and never registers twice.
 func TestKillingTheAgentWhileItEnrols(t *testing.T) {
-	every := 8
-	if slowly() {
-		every = 1
-	}
+	onlySlowly(t)
 	r := newIdentityRig(t)
 	accounts, lost := 1, 0
-	for n := 1 + rand.N(every); ; n += every {
+	for n := 1; ; n++ {
 		killed := r.killAtWrite(n, r.start, func(ctx context.Context) {
 			for ctx.Err() == nil && !r.works() {
 				<-time.After(20 * time.Millisecond)
