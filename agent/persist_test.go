@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"sync/atomic"
@@ -45,6 +46,36 @@ func TestARefusedRenewalIsAskedForUntilItIsGranted(t *testing.T) {
 		synctest.Wait()
 		if s := b.snap.Load(); s.usable("host", time.Now()) != nil || s.Failures != 0 || s.Error != "" {
 			t.Errorf("an hour after it is granted again: %v, %+v", s.usable("host", time.Now()), s)
+		}
+		stop()
+	})
+}
+
+// A certificate that has ended is no dead end: new credentials are taken at once,
+// by the agent that runs. (T03)
+func TestAnEndedCertificateIsCuredByEnrollingAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca, keys := newTestCA(t, 10*day), newMemKeys()
+		b := newBench(t, ca, keys, nil)
+		b.spec.OneTime, b.given = true, &credentials{Username: "once"}
+		stop := b.start(t)
+		ca.fail(func() error {
+			return &upstream.Error{Upstream: "ca", Op: "renew", Code: upstream.Unavailable, Status: 401}
+		})
+		time.Sleep(9 * day)
+		if err := b.do(t.Context(), ask{Creds: &credentials{Username: "early"}}); err == nil {
+			t.Error("enrolled although the certificate is good still")
+		}
+		time.Sleep(2 * day)
+		ca.fail(nil)
+		ca.mu.Lock()
+		ca.refuse = upstream.Renew // it knows nothing of this account any more
+		ca.mu.Unlock()
+		if err := b.do(t.Context(), ask{Creds: &credentials{Username: "again"}}); err != nil {
+			t.Fatal(err)
+		}
+		if s := b.snap.Load(); s.usable("host", time.Now()) != nil || ca.registered != 2 {
+			t.Errorf("%v; registered %d times", s.usable("host", time.Now()), ca.registered)
 		}
 		stop()
 	})
@@ -161,6 +192,28 @@ func TestTheLongestWaitsDiffer(t *testing.T) {
 				t.Errorf("between %v and %v", least, most)
 			}
 		})
+	}
+}
+
+// The items of a host and the hosts of a fleet do not all ask at the same moment.
+// (T18)
+func TestSecretsAreNotRefreshedInStep(t *testing.T) {
+	fetched := time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC)
+	b := boundsOf(fetched, time.Time{}, time.Hour, day)
+	perMinute := map[int]int{}
+	for host := range 100 {
+		for item := range 10 {
+			after := b.refreshAt(fetched, share(fmt.Sprintf("host%d", host), fmt.Sprintf("item%d", item))).Sub(fetched)
+			if after < 42*time.Minute || after > 48*time.Minute {
+				t.Fatalf("an hour's ttl is refreshed after %v", after)
+			}
+			perMinute[int(after/time.Minute)]++
+		}
+	}
+	for minute, n := range perMinute { // 1000 over six minutes
+		if n > 300 {
+			t.Errorf("%d in minute %d", n, minute)
+		}
 	}
 }
 
