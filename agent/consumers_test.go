@@ -65,7 +65,7 @@ func (r *consumerRig) close() {
 }
 
 func (r *consumerRig) publish(version string) {
-	r.publishSecret(&sinks.Secret{Name: "db", Version: version, Fields: map[string]secret.Value{"password": secret.New([]byte(version))}})
+	r.publishSecret(&sinks.Secret{Name: "db", Version: version, Fields: sinks.FieldsOf(map[string]secret.Value{"password": secret.New([]byte(version))})})
 }
 
 // consumer is the item of the status.

@@ -63,7 +63,7 @@ func TestPlannedFilesAndRefusal(t *testing.T) {
 		t.Errorf("set/db.url: %+v", f)
 	}
 
-	a.publishSecret(&sinks.Secret{Name: "db", Version: "1", UsableUntil: time.Now().Add(time.Hour), Fields: map[string]secret.Value{"password": secret.New([]byte("p@ss"))}})
+	a.publishSecret(&sinks.Secret{Name: "db", Version: "1", UsableUntil: time.Now().Add(time.Hour), Fields: sinks.FieldsOf(map[string]secret.Value{"password": secret.New([]byte("p@ss"))})})
 	if b, err := os.ReadFile(filepath.Join(dir, "set", "db.url")); err != nil || string(b) != "db://p%40ss" {
 		t.Errorf("%q, %v", b, err)
 	}

@@ -11,7 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/signet-agent/signet/internal/secret"
 	"github.com/signet-agent/signet/sinks"
 	"github.com/signet-agent/signet/upstream"
 )
@@ -87,18 +86,20 @@ func (r *refresher) load(blobs map[string][]byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := wallNow()
+	var buf []byte // for one after the other
 	for name, it := range r.items {
-		it.held = &held{}
+		it.held = &held{Secret: sinks.Secret{Name: name}}
 		if blob, ok := blobs[name]; ok {
-			h, err := unmarshalHeld(r.sealer, name, blob)
-			if err != nil {
+			var h *held
+			var err error
+			if h, buf, err = unseal(r.sealer, name, blob, buf); err != nil {
 				r.log.Error("cached secret not used; it will be fetched anew", "secret", name, "err", err)
 			} else {
-				it.held = h.notAhead(now, it.spec.ttl(h.TTL))
+				it.held = it.spec.bound(h.notAhead(now, it.spec.ttl(h.TTL)))
 			}
 		}
 		if !it.held.FetchedAt.IsZero() {
-			r.publish(it.spec.item(name, it.held))
+			r.publish(&it.held.Secret)
 		}
 		it.due = it.spec.due(it.held, it.share)
 		if it.after != nil && it.held.FetchedAt.IsZero() {
@@ -117,7 +118,7 @@ func (r *refresher) hurry(upstream string) {
 		if it.spec.Upstream != upstream || it.held == nil || it.index < 0 {
 			continue
 		}
-		if it.held.Failures > 0 || it.held.FetchedAt.IsZero() {
+		if it.held.failures().Count > 0 || it.held.FetchedAt.IsZero() {
 			it.due = wallNow()
 			heap.Fix(&r.queue, it.index)
 		}
@@ -173,9 +174,9 @@ func (r *refresher) shift(d time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, it := range r.items {
-		it.held = it.held.shifted(d)
+		it.held = it.spec.bound(it.held.shifted(d))
 		if !it.held.FetchedAt.IsZero() {
-			r.publish(it.spec.item(it.name, it.held))
+			r.publish(&it.held.Secret)
 		}
 		if it.index >= 0 {
 			it.due = it.spec.due(it.held, it.share)
@@ -264,30 +265,21 @@ func (r *refresher) accept(it *secretItem, a upstream.Secret, asked time.Time) e
 	before := it.held
 	r.mu.Unlock()
 	h, changed := before.answered(a, asked)
-	if changed {
-		h.Fields = make(map[string]secret.Value, len(a.Fields))
-		for k, v := range a.Fields {
-			h.Fields[k] = r.sealer.box.Keep(v, sealedAs(it.name))
-		}
-	}
+	blob, h := h.seal(r.sealer)
 	for _, v := range a.Fields {
 		v.Wipe()
 	}
-	blob, err := h.marshal(r.sealer, it.name)
-	if err == nil {
-		err = r.save(it.name, blob)
-	}
-	if err != nil {
+	if err := r.save(it.name, blob); err != nil {
 		return fmt.Errorf("secret %q: write state: %w", it.name, err)
 	}
-	r.set(it, h)
-	r.publish(it.spec.item(it.name, h))
+	r.set(it, it.spec.bound(h))
+	r.publish(&h.Secret)
 	if changed {
 		r.emit(event{Type: eventSecretChanged, Name: it.name, At: wallNow()})
-		r.log.Info("secret changed", "secret", it.name, "version", h.Version, "rotates_at", it.spec.bounds(h).RotatesAt)
+		r.log.Info("secret changed", "secret", it.name, "version", h.Version, "rotates_at", h.RotatesAt)
 	}
-	if before.Failures > 0 {
-		r.log.Info("secret is fetched again", "secret", it.name, "after_tries", before.Failures)
+	if n := before.failures().Count; n > 0 {
+		r.log.Info("secret is fetched again", "secret", it.name, "after_tries", n)
 	}
 	return nil
 }
@@ -310,16 +302,22 @@ func (r *refresher) refusedBy(it *secretItem, err error) {
 	before := it.held
 	r.mu.Unlock()
 	now := wallNow()
-	h := before.failed(err, now, fetchBackoff(before.Failures+1, err))
+	was := before.failures()
+	h := before.failed(err, now, fetchBackoff(was.Count+1, err))
+	is := h.failures()
 	r.set(it, h)
-	r.log.Warn("secret not fetched", "secret", it.name, "err", err, "tries", h.Failures, "retry_at", h.RetryAt)
+	attrs := []any{"secret", it.name, "err", err, "tries", is.Count, "retry_at", is.RetryAt}
+	if hint := hintOf(err); hint != "" {
+		attrs = append(attrs, "hint", hint)
+	}
+	r.log.Warn("secret not fetched", attrs...)
 	r.emit(event{Type: eventFetchFailed, Name: it.name, Error: err.Error(), Code: upstream.CodeOf(err), At: now})
-	if h.Gone == "" {
+	if is.Gone == "" {
 		return
 	}
-	if !before.FetchedAt.IsZero() || before.Gone != h.Gone {
-		r.withdraw(it.name, h.Gone, err.Error())
-		r.emit(event{Type: eventSecretWithdrawn, Name: it.name, Error: err.Error(), Code: h.Gone, At: now})
+	if !before.FetchedAt.IsZero() || was.Gone != is.Gone {
+		r.withdraw(it.name, is.Gone, err.Error())
+		r.emit(event{Type: eventSecretWithdrawn, Name: it.name, Error: err.Error(), Code: is.Gone, At: now})
 		it.purging = true
 	}
 	if it.purging {
@@ -330,10 +328,8 @@ func (r *refresher) refusedBy(it *secretItem, err error) {
 // purged writes down that there is no value any more. Where that cannot be
 // done, the next failure tries again: a start must not bring the value back.
 func (r *refresher) purged(it *secretItem, h *held) bool {
-	blob, err := h.marshal(r.sealer, it.name)
-	if err == nil {
-		err = r.save(it.name, blob)
-	}
+	blob, _ := h.seal(r.sealer)
+	err := r.save(it.name, blob)
 	if err != nil {
 		r.log.Error("purged secret is still in the store, sealed", "secret", it.name, "err", err)
 	}
@@ -376,13 +372,13 @@ func (r *refresher) join(ctx context.Context, fly context.Context, name string) 
 		r.mu.Lock()
 		now := wallNow()
 		h := it.held
-		if !h.FetchedAt.IsZero() && now.Before(it.spec.bounds(h).UsableUntil) {
+		if !h.FetchedAt.IsZero() && !h.Expired(now) {
 			r.mu.Unlock()
 			return nil
 		}
-		if it.flight == nil && h.Failures > 0 && now.Before(h.RetryAt) {
+		if f := h.failures(); it.flight == nil && f.Count > 0 && now.Before(f.RetryAt) {
 			r.mu.Unlock()
-			return h.Error
+			return f.Last
 		}
 		f := r.start(fly, it)
 		r.urge(it)

@@ -34,6 +34,17 @@ func value(s string) map[string]secret.Value {
 	return map[string]secret.Value{"password": secret.New([]byte(s))}
 }
 
+// password is the value of the field of that name.
+func password(s *sinks.Secret) string {
+	v, _ := s.Fields.Get("password")
+	return string(v.Reveal())
+}
+
+// heldAt is a held of the secret db.
+func heldAt(at time.Time) *held {
+	return &held{Secret: sinks.Secret{Name: "db", Version: "1", Fields: sinks.FieldsOf(value("one")), FetchedAt: at}}
+}
+
 func newCacheBench(t *testing.T, spec secretSpec, disk map[string][]byte, answer func() (upstream.Secret, error)) *cacheBench {
 	t.Helper()
 	s, err := newSealer(make([]byte, 32))
@@ -163,7 +174,7 @@ func TestRotationIsFollowedAtOnce(t *testing.T) {
 			if it.Expired(now) {
 				t.Fatalf("%v after start: nothing to serve", now.Sub(start))
 			}
-			if got, want := string(it.Fields["password"].Reveal()), fmt.Sprint("password ", now.Sub(start)/every); got != want {
+			if got, want := password(it), fmt.Sprint("password ", now.Sub(start)/every); got != want {
 				t.Fatalf("%v after start: served %q, the upstream has %q", now.Sub(start), got, want)
 			}
 		}
@@ -186,7 +197,7 @@ func TestLateRotationIsWaitedForWithoutAStorm(t *testing.T) {
 		defer b.start(t)()
 		time.Sleep(80 * time.Minute)
 		synctest.Wait()
-		if got := string(b.last().Fields["password"].Reveal()); got != "new" {
+		if got := password(b.last()); got != "new" {
 			t.Errorf("served %q after the late rotation", got)
 		}
 		if n := b.count(); n > 60 {
@@ -280,7 +291,7 @@ func TestEmptyValueIsNeverDelivered(t *testing.T) {
 		b.set(is(""))
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		if got := string(b.last().Fields["password"].Reveal()); got != "one" {
+		if got := password(b.last()); got != "one" {
 			t.Errorf("served %q", got)
 		}
 	})
@@ -374,7 +385,7 @@ func TestCacheSurvivesARestartDuringAnOutage(t *testing.T) {
 		time.Sleep(time.Hour)
 		again := newCacheBench(t, secretSpec{TTL: time.Minute, MaxStale: day}, b.disk, fails(upstream.Unavailable))
 		it := again.last()
-		if it == nil || string(it.Fields["password"].Reveal()) != "one" || it.Version != "1" {
+		if it == nil || password(it) != "one" || it.Version != "1" {
 			t.Fatalf("after the restart: %+v", it)
 		}
 		if !it.Stale(time.Now()) || it.Expired(time.Now()) {
@@ -392,24 +403,20 @@ func TestSealedEntryOfAnotherItemOrHostDoesNotOpen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &held{Version: "1", Fields: value("one"), FetchedAt: time.Now()}
-	blob, err := h.marshal(s, "db")
-	if err != nil {
-		t.Fatal(err)
+	blob, _ := heldAt(time.Now()).seal(s)
+	if h, _, err := unseal(s, "db", blob, nil); err != nil || password(&h.Secret) != "one" {
+		t.Fatalf("%+v, %v", h, err)
 	}
-	if _, err := unmarshalHeld(s, "db", blob); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := unmarshalHeld(s, "other", blob); !errors.Is(err, errTampered) {
+	if _, _, err := unseal(s, "other", blob, nil); !errors.Is(err, errTampered) {
 		t.Errorf("as another item: %v", err)
 	}
-	if _, err := unmarshalHeld(other, "db", blob); !errors.Is(err, errTampered) {
+	if _, _, err := unseal(other, "db", blob, nil); !errors.Is(err, errTampered) {
 		t.Errorf("on another host: %v", err)
 	}
 	for i := range blob {
 		bad := append([]byte(nil), blob...)
 		bad[i] ^= 1
-		if _, err := unmarshalHeld(s, "db", bad); !errors.Is(err, errTampered) {
+		if _, _, err := unseal(s, "db", bad, nil); !errors.Is(err, errTampered) {
 			t.Fatalf("with byte %d changed: %v", i, err)
 		}
 	}
@@ -432,7 +439,7 @@ func TestReadAmidARotationGetsTheNewValue(t *testing.T) {
 		if err := b.join(t.Context(), b.ctx, "db"); err != nil {
 			t.Fatal(err)
 		}
-		if it := b.last(); it.Expired(time.Now()) || string(it.Fields["password"].Reveal()) != fmt.Sprint("password ", time.Duration(1)) {
+		if it := b.last(); it.Expired(time.Now()) || password(it) != fmt.Sprint("password ", time.Duration(1)) {
 			t.Errorf("%v after start: version %s, expired %v", time.Since(start), it.Version, it.Expired(time.Now()))
 		}
 	})
@@ -474,11 +481,7 @@ func TestSealedEntryFromTheFutureIsStaleAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		spec := secretSpec{TTL: time.Minute, MaxStale: time.Hour}
 		b := newCacheBench(t, spec, nil, is("one"))
-		h := &held{Version: "1", Fields: value("one"), FetchedAt: time.Now().Add(100 * day)}
-		blob, err := h.marshal(b.sealer, "db")
-		if err != nil {
-			t.Fatal(err)
-		}
+		blob, _ := heldAt(time.Now().Add(100 * day)).seal(b.sealer)
 		again := newCacheBench(t, spec, map[string][]byte{"db": blob}, fails(upstream.Unavailable))
 		if it := again.last(); !it.Stale(time.Now()) || it.UsableUntil.After(time.Now().Add(time.Hour)) {
 			t.Errorf("fresh until %v, usable until %v, and it is %v", it.FreshUntil, it.UsableUntil, time.Now())

@@ -128,9 +128,13 @@ func (a *Agent) awaitOpen(ctx context.Context) bool {
 	}
 }
 
-// runSecrets unwraps the data key as soon as the token is open, reads the cache,
-// and then keeps the secrets fresh.
+// runSecrets reads the cache while the token opens, unwraps the data key as soon
+// as it has, and then keeps the secrets fresh.
 func (a *Agent) runSecrets(ctx context.Context) error {
+	blobs, err := a.store.Secrets()
+	if err != nil {
+		return fmt.Errorf("read the sealed secrets: %w", err)
+	}
 	first, _ := a.cfg.Token("")
 	token := a.tokens[first.TokenName()]
 	for n := 1; ; n++ {
@@ -151,10 +155,6 @@ func (a *Agent) runSecrets(ctx context.Context) error {
 		if !sleep(ctx, backoff(n, 0)) {
 			return nil
 		}
-	}
-	blobs, err := a.store.Secrets()
-	if err != nil {
-		return fmt.Errorf("read the sealed secrets: %w", err)
 	}
 	a.refresher.load(blobs)
 	close(a.opened)

@@ -1,102 +1,170 @@
 package agent
 
 import (
+	"cmp"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"strconv"
 	"time"
 
 	"github.com/signet-agent/signet/internal/secret"
+	"github.com/signet-agent/signet/sinks"
 )
 
-// sealedMeta is what of a held is sealed beside its values: its bounds are inside
-// the seal, so that nobody can lengthen a life by editing the file.
-//
-// A sealed entry is the length of the JSON of this, the JSON, and the bytes of
-// the values one after the other. They stay out of the JSON because that package
-// keeps its buffers.
-type sealedMeta struct {
-	Version   string        `json:"version"`
-	Count     uint64        `json:"count"`
-	Fields    []sealedField `json:"fields"`
-	FetchedAt time.Time     `json:"fetched_at"`
-	Expires   time.Time     `json:"expires,omitzero"`
-	TTL       time.Duration `json:"ttl,omitempty"`
+// A sealed entry is what of a held outlives a restart, its bounds among it, so
+// that nobody can lengthen a life by editing the file: this head, and behind it
+// the bytes of the values one after the other. The same blob lies in the store and
+// in memory, where values are opened from it at each use.
+type sealedHead struct {
+	Version   string
+	Count     uint64
+	FetchedAt time.Time
+	Expires   time.Time
+	TTL       time.Duration
+	Fields    []sealedField // sorted by name
 }
 
 type sealedField struct {
-	Name string `json:"name"`
-	Size int    `json:"size"`
+	Name string
+	Size int
 }
+
+// sealedForm begins each entry.
+const sealedForm = 2
 
 func sealedAs(name string) string { return "secret " + strconv.Quote(name) }
 
-func (h *held) marshal(s *sealer, name string) ([]byte, error) {
-	m := sealedMeta{Version: h.Version, Count: h.Count, FetchedAt: h.FetchedAt, Expires: h.Expires, TTL: h.TTL}
-	size := 0
-	for _, k := range slices.Sorted(maps.Keys(h.Fields)) {
-		h.Fields[k].Use(func(b []byte) {
-			m.Fields = append(m.Fields, sealedField{k, len(b)})
-			size += len(b)
-		})
+// seal is the entry of h, and h with its values in there.
+func (h *held) seal(s *sealer) (blob []byte, sealed *held) {
+	head := sealedHead{Version: h.Version, Count: h.Count, FetchedAt: h.FetchedAt, Expires: h.Expires, TTL: h.TTL}
+	room := 0
+	for _, f := range h.Fields {
+		f.Value.Use(func(b []byte) { head.Fields = append(head.Fields, sealedField{f.Name, len(b)}) })
+		room += f.Value.Room()
 	}
-	meta, err := json.Marshal(m)
-	if err != nil {
-		return nil, fmt.Errorf("secret %q: %w", name, err)
-	}
-	plain := make([]byte, 0, binary.MaxVarintLen64+len(meta)+size)
+	begin := head.append(nil)
+	plain := append(make([]byte, 0, len(begin)+room), begin...)
 	defer func() { clear(plain[:cap(plain)]) }()
-	plain = append(binary.AppendUvarint(plain, uint64(len(meta))), meta...)
-	for _, f := range m.Fields {
-		plain = h.Fields[f.Name].AppendTo(plain)
+	for _, f := range h.Fields {
+		plain = f.Value.AppendTo(plain)
 	}
-	return s.seal(sealedAs(name), plain), nil
+	as := sealedAs(h.Name)
+	blob = s.seal(as, plain)
+	n := *h
+	n.Fields = head.values(s.box.Keep(blob, []byte(as)), len(begin))
+	return blob, &n
 }
 
-func unmarshalHeld(s *sealer, name string, blob []byte) (*held, error) {
-	plain, err := s.open(sealedAs(name), blob)
+// unseal takes up the entry of a secret. It opens it in buf, which it wipes and
+// returns for the next.
+func unseal(s *sealer, name string, blob, buf []byte) (*held, []byte, error) {
+	as := []byte(sealedAs(name))
+	plain, err := s.box.Open(buf[:0], blob, as)
 	if err != nil {
-		return nil, err
+		return nil, buf, fmt.Errorf("sealed secret %q: %w", name, err)
 	}
 	defer clear(plain)
-	m, values, err := decodeSealed(plain)
+	head, size, err := decodeSealed(plain)
 	if err != nil {
-		return nil, fmt.Errorf("sealed secret %q: %w", name, err)
+		return nil, plain, fmt.Errorf("sealed secret %q: %w", name, err)
 	}
-	h := &held{Version: m.Version, Count: m.Count, FetchedAt: m.FetchedAt, Expires: m.Expires, TTL: m.TTL,
-		Fields: make(map[string]secret.Value, len(values))}
-	for i, f := range m.Fields {
-		h.Fields[f.Name] = s.box.Keep(secret.New(values[i]), sealedAs(name))
+	h := &held{Count: head.Count, Expires: head.Expires, TTL: head.TTL,
+		Secret: sinks.Secret{Name: name, Version: head.Version, FetchedAt: head.FetchedAt, Fields: head.values(s.box.Keep(blob, as), size)}}
+	return h, plain, nil
+}
+
+// values are the values in an entry; the first of them is at from.
+func (h *sealedHead) values(k secret.Kept, from int) sinks.Fields {
+	fields := make(sinks.Fields, len(h.Fields))
+	for i, f := range h.Fields {
+		fields[i] = sinks.Field{Name: f.Name, Value: k.Part(from, f.Size)}
+		from += f.Size
 	}
-	return h, nil
+	return fields
+}
+
+func (h *sealedHead) append(b []byte) []byte {
+	b = appendText(append(b, sealedForm), h.Version)
+	b = binary.AppendUvarint(b, h.Count)
+	b = appendTime(b, h.FetchedAt)
+	b = appendTime(b, h.Expires)
+	b = binary.AppendVarint(b, int64(h.TTL))
+	b = binary.AppendUvarint(b, uint64(len(h.Fields)))
+	for _, f := range h.Fields {
+		b = binary.AppendUvarint(appendText(b, f.Name), uint64(f.Size))
+	}
+	return b
+}
+
+func appendText(b []byte, s string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
+}
+
+func appendTime(b []byte, t time.Time) []byte {
+	return binary.AppendUvarint(binary.AppendVarint(b, t.Unix()), uint64(t.Nanosecond()))
 }
 
 var errSealedForm = errors.New("not as this version writes it")
 
-// decodeSealed takes a sealed entry apart. The values are parts of plain.
-func decodeSealed(plain []byte) (m sealedMeta, values [][]byte, err error) {
-	n, used := binary.Uvarint(plain)
-	if used <= 0 || n > uint64(len(plain)-used) {
-		return m, nil, errSealedForm
+// decodeSealed reads the head of an entry and says how long that is. The values
+// are the rest, to the last byte.
+func decodeSealed(plain []byte) (h sealedHead, size int, err error) {
+	r := sealedReader{rest: plain}
+	r.bad = r.uvarint() != sealedForm
+	h.Version, h.Count = r.text(), r.uvarint()
+	h.FetchedAt, h.Expires, h.TTL = r.time(), r.time(), time.Duration(r.varint())
+	left := 0
+	for n := r.uvarint(); n > 0 && !r.bad; n-- {
+		f := sealedField{r.text(), int(r.uvarint())}
+		last := len(h.Fields) - 1
+		r.bad = r.bad || f.Size < 0 || f.Size > len(plain) || last >= 0 && f.Name <= h.Fields[last].Name
+		h.Fields = append(h.Fields, f)
+		left += f.Size
 	}
-	rest := plain[used+int(n):]
-	if err := json.Unmarshal(plain[used:used+int(n)], &m); err != nil {
-		return m, nil, errSealedForm
+	if r.bad || left != len(r.rest) {
+		return h, 0, errSealedForm
 	}
-	for i, f := range m.Fields {
-		again := slices.ContainsFunc(m.Fields[:i], func(g sealedField) bool { return g.Name == f.Name })
-		if again || f.Size < 0 || f.Size > len(rest) {
-			return m, nil, errSealedForm
-		}
-		values = append(values, rest[:f.Size:f.Size])
-		rest = rest[f.Size:]
+	return h, len(plain) - left, nil
+}
+
+// A sealedReader reads what sealedHead.append writes, and remembers that something
+// was not so.
+type sealedReader struct {
+	rest []byte
+	bad  bool
+}
+
+func (r *sealedReader) uvarint() uint64 {
+	n, used := binary.Uvarint(r.rest)
+	r.skip(cmp.Or(used, -1)) // 0 is cut off
+	return n
+}
+
+func (r *sealedReader) varint() int64 {
+	n, used := binary.Varint(r.rest)
+	r.skip(cmp.Or(used, -1))
+	return n
+}
+
+func (r *sealedReader) text() string {
+	n := int(min(r.uvarint(), uint64(len(r.rest))+1))
+	text := r.rest
+	if r.skip(n); r.bad {
+		return ""
 	}
-	if len(rest) > 0 {
-		return m, nil, errSealedForm
+	return string(text[:n])
+}
+
+func (r *sealedReader) time() time.Time {
+	return time.Unix(r.varint(), int64(r.uvarint()))
+}
+
+// skip goes on after n bytes, if there are so many.
+func (r *sealedReader) skip(n int) {
+	if n < 0 || n > len(r.rest) {
+		r.bad = true
+		return
 	}
-	return m, values, nil
+	r.rest = r.rest[n:]
 }

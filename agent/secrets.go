@@ -1,12 +1,11 @@
 package agent
 
 import (
-	"maps"
+	"slices"
 	"strconv"
 	"time"
 
 	"github.com/signet-agent/signet/agent/config"
-	"github.com/signet-agent/signet/internal/secret"
 	"github.com/signet-agent/signet/sinks"
 	"github.com/signet-agent/signet/upstream"
 )
@@ -19,20 +18,30 @@ type secretSpec struct {
 }
 
 // A held is what the agent knows of one secret. It is immutable: each answer or
-// failure makes a new one.
+// failure makes a new one. There are many, and of most there is no more to know
+// than what sinks are handed.
 type held struct {
-	Version   string
-	Count     uint64 // of versions, where the upstream has none of its own
-	Fields    map[string]secret.Value
-	FetchedAt time.Time // zero before the first answer and after a purge
-	Expires   time.Time
-	TTL       time.Duration // the upstream's suggestion
+	sinks.Secret        // as it is published; FetchedAt is zero before the first answer and after a purge
+	Count        uint64 // of versions, where the upstream has none of its own
+	Expires      time.Time
+	TTL          time.Duration // the upstream's suggestion
+	bad          *failures     // nil is none
+}
 
-	Failures int
-	RetryAt  time.Time
-	Error    error // the last failure, until a success
-	ErrorAt  time.Time
-	Gone     upstream.Code // why it was purged; "" if it was not
+// Failures are those since the last success.
+type failures struct {
+	Count   int
+	RetryAt time.Time
+	Last    error
+	At      time.Time     // of the last
+	Gone    upstream.Code // why the value was purged; "" if it was not
+}
+
+func (h *held) failures() failures {
+	if h.bad == nil {
+		return failures{}
+	}
+	return *h.bad
 }
 
 // ttl is how long an answer is taken to be true when nothing else ends it.
@@ -50,31 +59,31 @@ func (s secretSpec) bounds(h *held) bounds {
 	return boundsOf(h.FetchedAt, h.Expires, s.ttl(h.TTL), s.MaxStale)
 }
 
-// due is when the secret is to be fetched next.
-func (s secretSpec) due(h *held, share float64) time.Time {
-	if h.Failures > 0 || h.FetchedAt.IsZero() {
-		return h.RetryAt
-	}
-	return s.bounds(h).refreshAt(h.FetchedAt, share)
+// bound says in h, which nobody else has yet, until when it may be served.
+func (s secretSpec) bound(h *held) *held {
+	b := s.bounds(h)
+	h.FreshUntil, h.UsableUntil, h.RotatesAt = b.FreshUntil, b.UsableUntil, b.RotatesAt
+	return h
 }
 
-// item is the secret as sinks are handed it.
-func (s secretSpec) item(name string, h *held) *sinks.Secret {
-	b := s.bounds(h)
-	return &sinks.Secret{
-		Name: name, Version: h.Version, Fields: h.Fields, FetchedAt: h.FetchedAt,
-		FreshUntil: b.FreshUntil, UsableUntil: b.UsableUntil, RotatesAt: b.RotatesAt,
+// due is when the secret is to be fetched next.
+func (s secretSpec) due(h *held, share float64) time.Time {
+	if f := h.failures(); f.Count > 0 || h.FetchedAt.IsZero() {
+		return f.RetryAt
 	}
+	return s.bounds(h).refreshAt(h.FetchedAt, share)
 }
 
 // answered is what is held after an upstream's answer, and whether the value
 // is another than before.
 func (h *held) answered(a upstream.Secret, asked time.Time) (*held, bool) {
-	n := &held{Version: h.Version, Count: h.Count, Fields: a.Fields, FetchedAt: asked, Expires: a.Expires, TTL: a.TTL}
-	same := !h.FetchedAt.IsZero() && maps.EqualFunc(h.Fields, a.Fields, secret.Value.Equal)
+	n := &held{Count: h.Count, Expires: a.Expires, TTL: a.TTL,
+		Secret: sinks.Secret{Name: h.Name, Version: h.Version, Fields: sinks.FieldsOf(a.Fields), FetchedAt: asked}}
+	same := !h.FetchedAt.IsZero() && slices.EqualFunc(h.Fields, n.Fields, func(f, g sinks.Field) bool {
+		return f.Name == g.Name && f.Value.Equal(g.Value)
+	})
 	switch {
 	case same && (a.Version == "" || a.Version == h.Version):
-		n.Fields = h.Fields
 		return n, false
 	case a.Version != "" && a.Version != h.Version:
 		n.Version = a.Version
@@ -92,12 +101,13 @@ func (h *held) answered(a upstream.Secret, asked time.Time) (*held, bool) {
 // failed is what is held after a failure: the value as it was, or, after a
 // definite refusal, none.
 func (h *held) failed(err error, now time.Time, wait time.Duration) *held {
-	n := *h
-	n.Failures++
-	n.Error, n.ErrorAt, n.RetryAt = err, now, now.Add(wait)
+	n, f := *h, h.failures()
+	f.Count++
+	f.Last, f.At, f.RetryAt = err, now, now.Add(wait)
 	if c := upstream.CodeOf(err); c == upstream.Denied || c == upstream.NotFound {
-		n.Fields, n.FetchedAt, n.Gone = nil, time.Time{}, c
+		n.Fields, n.FetchedAt, f.Gone = nil, time.Time{}, c
 	}
+	n.bad = &f
 	return &n
 }
 
@@ -115,11 +125,14 @@ func (h *held) notAhead(now time.Time, ttl time.Duration) *held {
 
 // shifted is what is held after the wall clock was set by d.
 func (h *held) shifted(d time.Duration) *held {
-	n := *h
-	for _, t := range []*time.Time{&n.FetchedAt, &n.RetryAt, &n.ErrorAt} {
+	n, f := *h, h.failures()
+	for _, t := range []*time.Time{&n.FetchedAt, &f.RetryAt, &f.At} {
 		if !t.IsZero() {
 			*t = t.Add(d)
 		}
+	}
+	if h.bad != nil {
+		n.bad = &f
 	}
 	return &n
 }

@@ -119,7 +119,7 @@ func (a *Agent) status(now time.Time) *Status {
 			s.Items = append(s.Items, it)
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(a.cfg.Secrets)) {
+	for _, name := range slices.Sorted(maps.Keys(a.refresher.items)) {
 		s.Items = append(s.Items, a.secretItem(name, now))
 	}
 	s.Items = append(s.Items, a.fileItems()...)
@@ -143,19 +143,19 @@ func (a *Agent) secretItem(name string, now time.Time) Item {
 	if h == nil {
 		return s
 	}
-	s.Failures, s.LastErrorAt, s.RetryAt = h.Failures, h.ErrorAt, h.RetryAt
-	if h.Error != nil {
-		s.LastError = withHint(h.Error)
+	f := h.failures()
+	s.Failures, s.LastErrorAt, s.RetryAt = f.Count, f.At, f.RetryAt
+	if f.Last != nil {
+		s.LastError = withHint(f.Last)
 	}
 	if h.FetchedAt.IsZero() {
 		return s
 	}
-	b := a.refresher.items[name].spec.bounds(h)
-	s.Version, s.FetchedAt, s.FreshUntil, s.UsableUntil, s.RotatesAt = h.Version, h.FetchedAt, b.FreshUntil, b.UsableUntil, b.RotatesAt
+	s.Version, s.FetchedAt, s.FreshUntil, s.UsableUntil, s.RotatesAt = h.Version, h.FetchedAt, h.FreshUntil, h.UsableUntil, h.RotatesAt
 	switch {
-	case now.Before(b.FreshUntil):
+	case !h.Stale(now):
 		s.State = stateFresh
-	case now.Before(b.UsableUntil):
+	case !h.Expired(now):
 		s.State = stateStale
 	default:
 		s.State = stateExpired

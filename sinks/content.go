@@ -11,16 +11,16 @@ import (
 	"unicode/utf8"
 )
 
-// JSON are the named fields as one object, with a newline. Errors name fields,
-// never values.
-func (s *Secret) JSON(names []string) ([]byte, error) {
+// JSON are the fields as one object, with a newline. Errors name fields, never
+// values.
+func (f Fields) JSON() ([]byte, error) {
 	m := map[string]string{}
-	for _, name := range names {
-		v := s.Fields[name].Reveal()
-		if !utf8.Valid(v) {
-			return nil, fmt.Errorf("field %q is not text, which JSON needs", name)
+	for i := range f {
+		text := f[i].Value.Reveal()
+		if !utf8.Valid(text) {
+			return nil, fmt.Errorf("field %q is not text, which JSON needs", f[i].Name)
 		}
-		m[name] = string(v)
+		m[f[i].Name] = string(text)
 	}
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)

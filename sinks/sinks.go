@@ -5,6 +5,8 @@
 package sinks
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/signet-agent/signet/internal/secret"
@@ -14,7 +16,7 @@ import (
 type Secret struct {
 	Name    string
 	Version string // opaque; changes whenever Fields do
-	Fields  map[string]secret.Value
+	Fields  Fields
 	// FetchedAt is when the upstream last vouched for the value.
 	FetchedAt time.Time
 	// FreshUntil is until when the value is served without a mark.
@@ -25,6 +27,44 @@ type Secret struct {
 	// RotatesAt is when the upstream changes the value, less a margin; zero if
 	// the upstream does not say.
 	RotatesAt time.Time
+}
+
+// Fields are the named values of a secret, sorted by name. There are many secrets
+// and mostly one field, for which a map is ten times as large.
+type Fields []Field
+
+// A Field is one of them.
+type Field struct {
+	Name  string
+	Value secret.Value
+}
+
+// FieldsOf are the values of a map.
+func FieldsOf(values map[string]secret.Value) Fields {
+	fields := make(Fields, 0, len(values))
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		fields = append(fields, Field{name, values[name]})
+	}
+	return fields
+}
+
+// Get is the value of that name.
+func (f Fields) Get(name string) (v secret.Value, ok bool) {
+	for i := range f {
+		if f[i].Name == name {
+			return f[i].Value, true
+		}
+	}
+	return v, false
+}
+
+// Names are the names in their order.
+func (f Fields) Names() []string {
+	names := make([]string, len(f))
+	for i := range f {
+		names[i] = f[i].Name
+	}
+	return names
 }
 
 // Stale reports whether the value has to be marked as stale at now.

@@ -67,18 +67,26 @@ func (b *Box) Open(dst, blob, of []byte) ([]byte, error) {
 	return plain, nil
 }
 
-// Keep is v held sealed in memory and opened at each use.
-func (b *Box) Keep(v Value, of string) Value {
-	as := []byte(of)
-	var blob []byte
-	v.Use(func(plain []byte) {
-		blob = b.Seal(make([]byte, 0, len(plain)+nonceSize+b.aead.Overhead()), plain, as)
-	})
-	return Value{lazy: true, appendTo: func(dst []byte) []byte {
-		plain, err := b.Open(dst, blob, as)
-		if err != nil {
+// A Kept is a sealed blob that is kept as it is and opened at each use.
+type Kept struct {
+	box      *Box
+	blob, of []byte
+}
+
+// Keep keeps what Seal sealed as the same. Neither may be changed any more.
+func (b *Box) Keep(blob, of []byte) Kept { return Kept{b, blob, of} }
+
+// Part is size bytes of what is sealed, the first of them at from. What else
+// there is goes through the same buffer and is wiped.
+func (k Kept) Part(from, size int) Value {
+	return Value{lazy: true, room: uint32(len(k.blob)), appendTo: func(dst []byte) []byte {
+		plain, err := k.box.Open(dst, k.blob, k.of)
+		if err != nil || from+size > len(plain)-len(dst) {
 			return dst // memory was changed under us; an empty value is never delivered
 		}
-		return plain
+		end := len(dst) + size
+		copy(plain[len(dst):end], plain[len(dst)+from:])
+		clear(plain[end:])
+		return plain[:end]
 	}}
 }

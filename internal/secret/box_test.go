@@ -55,27 +55,43 @@ func TestBoxReadsTheStandardForm(t *testing.T) {
 	}
 }
 
-func TestKeepAppendsInPlace(t *testing.T) {
-	v := newBox(t).Keep(New([]byte("value")), "a")
-	buf := make([]byte, 5, 64)
-	if got := v.AppendTo(buf); string(got[5:]) != "value" || &got[0] != &buf[0] {
-		t.Errorf("%q", got)
+func TestPartsAreOpenedInPlace(t *testing.T) {
+	b := newBox(t)
+	kept := b.Keep(b.Seal(nil, []byte("head value tail"), []byte("a")), []byte("a"))
+	for _, tt := range []struct {
+		from, size int
+		want       string
+	}{{5, 5, "value"}, {0, 4, "head"}, {11, 4, "tail"}, {0, 15, "head value tail"}, {3, 0, ""}, {11, 5, ""}} {
+		v := kept.Part(tt.from, tt.size)
+		buf := make([]byte, 5, 5+v.Room())
+		got := v.AppendTo(buf)
+		if string(got[5:]) != tt.want || &got[0] != &buf[0] {
+			t.Errorf("%q, want %q", got[5:], tt.want)
+		}
+		if rest := got[len(got):cap(got)]; !bytes.Equal(rest, make([]byte, len(rest))) && tt.want != "" {
+			t.Errorf("beside %q there is %q left", tt.want, rest)
+		}
 	}
+	v := kept.Part(5, 5)
+	buf := make([]byte, 5, 64)
 	if n := testing.AllocsPerRun(100, func() { v.AppendTo(buf) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
-	var kept []byte
+	var used []byte
 	v.Use(func(b []byte) {
 		if string(b) != "value" {
 			t.Errorf("%q", b)
 		}
-		kept = b
+		used = b
 	})
-	if !bytes.Equal(kept, make([]byte, 5)) {
-		t.Errorf("the copy was not wiped: %q", kept)
+	if !bytes.Equal(used[:cap(used)], make([]byte, cap(used))) {
+		t.Errorf("the copy was not wiped: %q", used[:cap(used)])
 	}
 	if !v.Equal(New([]byte("value"))) || v.Equal(New([]byte("other"))) {
 		t.Error("compared wrongly")
+	}
+	if other := b.Keep(b.Seal(nil, []byte("head value tail"), []byte("a")), []byte("b")).Part(5, 5); len(other.Reveal()) != 0 {
+		t.Error("opened as another item")
 	}
 }
 
@@ -131,7 +147,9 @@ func flagsOf(t *testing.T, smaps, at string) string {
 }
 
 func BenchmarkOpen1KiB(b *testing.B) {
-	v := newBox(b).Keep(New(make([]byte, 1024)), "secret db")
+	box := newBox(b)
+	of := []byte("secret db")
+	v := box.Keep(box.Seal(nil, make([]byte, 1100), of), of).Part(76, 1024)
 	buf := make([]byte, 0, 2048)
 	b.ReportAllocs()
 	for b.Loop() {

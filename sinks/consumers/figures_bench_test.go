@@ -45,7 +45,7 @@ func TestFiguresReloads(t *testing.T) {
 	publish := func(version string) {
 		for i := range consumerCount {
 			for j := range n / consumerCount {
-				s := &sinks.Secret{Name: fmt.Sprintf("s%d-%d", i, j), Version: version, Fields: map[string]secret.Value{"v": secret.New([]byte(version))}}
+				s := &sinks.Secret{Name: fmt.Sprintf("s%d-%d", i, j), Version: version, Fields: sinks.FieldsOf(map[string]secret.Value{"v": secret.New([]byte(version))})}
 				if err := fs.PublishSecret(s); err != nil {
 					t.Fatal(err)
 				}

@@ -67,7 +67,7 @@ func deliverForEver(dir string, settle bool) error {
 	}
 	for i := time.Now().UnixNano(); ; i++ {
 		version := strconv.FormatInt(i, 10)
-		err := fs.PublishSecret(&sinks.Secret{Name: "s", Version: version, Fields: map[string]secret.Value{"v": secret.New([]byte(version))}})
+		err := fs.PublishSecret(&sinks.Secret{Name: "s", Version: version, Fields: sinks.FieldsOf(map[string]secret.Value{"v": secret.New([]byte(version))})})
 		if err != nil {
 			return err
 		}

@@ -92,11 +92,11 @@ func server(t *testing.T, b Backend) *Server {
 	}
 	s := newServer(t, Config{Backend: b, Policy: p, Secrets: []string{"db", "big", "late", "other"}, Certificates: []string{"web", "hsm"}, Wait: time.Minute})
 	hour := time.Now().Add(time.Hour)
-	s.PublishSecret(&sinks.Secret{Name: "db", UsableUntil: hour, Fields: map[string]secret.Value{
-		"username": secret.New([]byte("robot")), "password": secret.New([]byte("hunter2\x00\xff")), "empty": {}}})
-	s.PublishSecret(&sinks.Secret{Name: "big", UsableUntil: hour, Fields: map[string]secret.Value{
-		"fits": secret.New(make([]byte, maxCredential-len("big.fits"))), "long": secret.New(make([]byte, maxCredential-len("big.long")+1))}})
-	s.PublishSecret(&sinks.Secret{Name: "other", UsableUntil: hour, Fields: map[string]secret.Value{"value": secret.New([]byte("x"))}})
+	s.PublishSecret(&sinks.Secret{Name: "db", UsableUntil: hour, Fields: sinks.FieldsOf(map[string]secret.Value{
+		"username": secret.New([]byte("robot")), "password": secret.New([]byte("hunter2\x00\xff")), "empty": {}})})
+	s.PublishSecret(&sinks.Secret{Name: "big", UsableUntil: hour, Fields: sinks.FieldsOf(map[string]secret.Value{
+		"fits": secret.New(make([]byte, maxCredential-len("big.fits"))), "long": secret.New(make([]byte, maxCredential-len("big.long")+1))})})
+	s.PublishSecret(&sinks.Secret{Name: "other", UsableUntil: hour, Fields: sinks.FieldsOf(map[string]secret.Value{"value": secret.New([]byte("x"))})})
 	return s
 }
 
@@ -163,7 +163,7 @@ func TestWaitsForTheFirstFetch(t *testing.T) {
 		s := server(t, fetch(away))
 		start := time.Now()
 		time.AfterFunc(20*time.Second, func() {
-			s.PublishSecret(&sinks.Secret{Name: "late", UsableUntil: time.Now().Add(time.Hour), Fields: map[string]secret.Value{"v": secret.New([]byte("it came"))}})
+			s.PublishSecret(&sinks.Secret{Name: "late", UsableUntil: time.Now().Add(time.Hour), Fields: sinks.FieldsOf(map[string]secret.Value{"v": secret.New([]byte("it came"))})})
 		})
 		if got, err := ask(t.Context(), s, "app.service", "late.v"); got != "it came" || time.Since(start) != 20*time.Second {
 			t.Errorf("%q, %v after %v", got, err, time.Since(start))
@@ -277,7 +277,7 @@ func TestConnectionsAreHeldWhileTheyWait(t *testing.T) {
 	var steps []string
 	s.cfg.Hold = func(*net.UnixConn) (func(), error) {
 		steps = append(steps, "hold")
-		s.PublishSecret(&sinks.Secret{Name: "late", UsableUntil: time.Now().Add(time.Hour), Fields: map[string]secret.Value{"v": secret.New([]byte("x"))}})
+		s.PublishSecret(&sinks.Secret{Name: "late", UsableUntil: time.Now().Add(time.Hour), Fields: sinks.FieldsOf(map[string]secret.Value{"v": secret.New([]byte("x"))})})
 		return func() { steps = append(steps, "release") }, nil
 	}
 	for _, id := range []string{"late.v", "late.v", "db.username"} { // the second does not wait

@@ -78,7 +78,7 @@ func (r *refreshRig) give(t *testing.T, kind access.Kind, name string, units ...
 }
 
 func (r *refreshRig) publish(version string) {
-	r.PublishSecret(&sinks.Secret{Name: "db", Version: version, UsableUntil: time.Now().Add(time.Hour), Fields: map[string]secret.Value{"v": secret.New([]byte(version))}})
+	r.PublishSecret(&sinks.Secret{Name: "db", Version: version, UsableUntil: time.Now().Add(time.Hour), Fields: sinks.FieldsOf(map[string]secret.Value{"v": secret.New([]byte(version))})})
 }
 
 // want holds who was told since it was asked last.
@@ -157,7 +157,7 @@ func TestToldTooLate(t *testing.T) {
 // What is answered is what is remembered.
 func TestAnswersAreRemembered(t *testing.T) {
 	s := server(t, fetch(away))
-	s.PublishSecret(&sinks.Secret{Name: "late", Version: "7", UsableUntil: time.Now().Add(time.Hour), Fields: map[string]secret.Value{"v": secret.New([]byte("x"))}})
+	s.PublishSecret(&sinks.Secret{Name: "late", Version: "7", UsableUntil: time.Now().Add(time.Hour), Fields: sinks.FieldsOf(map[string]secret.Value{"v": secret.New([]byte("x"))})})
 	q := &call{s: s, at: address{"app.service", "late.v"}, start: time.Now()}
 	if _, err := q.content(t.Context()); err != nil || q.given != "7" || q.entry.Name != "late" {
 		t.Errorf("version %q of %q, %v", q.given, q.entry.Name, err)

@@ -180,7 +180,7 @@ func TestFiguresReaders(t *testing.T) {
 		}
 	})
 	for i := range 10000 {
-		s := &sinks.Secret{Name: "db", Version: strconv.Itoa(i), Fields: map[string]secret.Value{"password": secret.New([]byte(content(i)))}}
+		s := &sinks.Secret{Name: "db", Version: strconv.Itoa(i), Fields: sinks.FieldsOf(map[string]secret.Value{"password": secret.New([]byte(content(i)))})}
 		if err := r.PublishSecret(s); err != nil {
 			t.Fatal(err)
 		}

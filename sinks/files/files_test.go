@@ -21,8 +21,8 @@ import (
 )
 
 func db(version, password string) *sinks.Secret {
-	return &sinks.Secret{Name: "db", Version: version, Fields: map[string]secret.Value{
-		"username": secret.New([]byte("robot")), "password": secret.New([]byte(password))}}
+	return &sinks.Secret{Name: "db", Version: version, Fields: sinks.FieldsOf(map[string]secret.Value{
+		"username": secret.New([]byte("robot")), "password": secret.New([]byte(password))})}
 }
 
 // A rig is a running Files with a record of what it told.

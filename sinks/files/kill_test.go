@@ -81,7 +81,7 @@ func survives(t *testing.T, n int) {
 		if err := f.PublishSecret(both(0)); err != nil {
 			t.Fatalf("kill %d: after a start: %v", i, err)
 		}
-		want := string(both(0).Fields["password"].Reveal())
+		want := passwordOf(both(0))
 		user, password, err = readSet(filepath.Join(dir, "tls"))
 		if err != nil || user != want || password != want || !holds(filepath.Join(dir, "file"), want, 0o640) || !holds(filepath.Join(dir, "kept"), want, 0o600) {
 			t.Fatalf("kill %d: not right after a start: %v", i, err)

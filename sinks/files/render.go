@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -25,36 +24,37 @@ func (e *entry) render(its items) ([]byte, error) {
 }
 
 func (e *entry) renderSecret(s *sinks.Secret) ([]byte, error) {
-	names := slices.Sorted(maps.Keys(s.Fields))
+	fields := s.Fields
 	if e.Field != "" {
-		if _, ok := s.Fields[e.Field]; !ok {
+		v, ok := s.Fields.Get(e.Field)
+		if !ok {
 			return nil, noField(s, e.Field)
 		}
-		names = []string{e.Field}
+		fields = sinks.Fields{{Name: e.Field, Value: v}}
 	}
-	if len(names) == 0 {
+	if len(fields) == 0 {
 		return nil, fmt.Errorf("secret %q has no fields", s.Name)
 	}
 	switch e.Format {
 	case "json":
-		return s.JSON(names)
+		return fields.JSON()
 	case "env":
 		var b []byte
-		for _, name := range names {
-			q, err := quoteEnv(string(s.Fields[name].Reveal()))
+		for _, f := range fields {
+			q, err := quoteEnv(string(f.Value.Reveal()))
 			if err != nil {
-				return nil, fmt.Errorf("field %q: %w", name, err)
+				return nil, fmt.Errorf("field %q: %w", f.Name, err)
 			}
-			b = append(b, variable(s.Name+"_"+name)+"="+q+"\n"...)
+			b = append(b, variable(s.Name+"_"+f.Name)+"="+q+"\n"...)
 		}
 		return b, nil
 	}
-	if len(names) != 1 {
-		return nil, fmt.Errorf("secret %q has several fields (%s); say which with field", s.Name, strings.Join(names, ", "))
+	if len(fields) != 1 {
+		return nil, fmt.Errorf("secret %q has several fields (%s); say which with field", s.Name, strings.Join(fields.Names(), ", "))
 	}
-	v := s.Fields[names[0]].Reveal()
+	v := fields[0].Value.Reveal()
 	if len(v) == 0 {
-		return nil, fmt.Errorf("field %q is empty", names[0])
+		return nil, fmt.Errorf("field %q is empty", fields[0].Name)
 	}
 	return v, nil
 }
@@ -83,7 +83,7 @@ func (e *entry) renderCertificate(c *sinks.Certificate) ([]byte, error) {
 }
 
 func noField(s *sinks.Secret, field string) error {
-	return fmt.Errorf("secret %q has no field %q; it has %s", s.Name, field, strings.Join(slices.Sorted(maps.Keys(s.Fields)), ", "))
+	return fmt.Errorf("secret %q has no field %q; it has %s", s.Name, field, strings.Join(s.Fields.Names(), ", "))
 }
 
 // marshal is json.Marshal without escaping what only HTML minds, with a newline.

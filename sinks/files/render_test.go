@@ -39,8 +39,8 @@ func rendered(t *testing.T, f File, its ...item) (string, error) {
 }
 
 func TestRenderSecret(t *testing.T) {
-	it := item{secret: &sinks.Secret{Name: "my-db", Version: "7", RotatesAt: time.Unix(0, 0), Fields: map[string]secret.Value{
-		"username": secret.New([]byte("robot")), "password": secret.New([]byte("a\"$`\\<\n"))}}}
+	it := item{secret: &sinks.Secret{Name: "my-db", Version: "7", RotatesAt: time.Unix(0, 0), Fields: sinks.FieldsOf(map[string]secret.Value{
+		"username": secret.New([]byte("robot")), "password": secret.New([]byte("a\"$`\\<\n"))})}}
 	for _, tt := range []struct {
 		name string
 		f    File
@@ -61,8 +61,8 @@ func TestRenderSecret(t *testing.T) {
 
 // What cannot be delivered right is not delivered, and the error has no value.
 func TestRenderSecretRefuses(t *testing.T) {
-	it := item{secret: &sinks.Secret{Name: "db", Fields: map[string]secret.Value{
-		"empty": {}, "binary": secret.New([]byte("hunter2\xff")), "nul": secret.New([]byte("hunter2\x00"))}}}
+	it := item{secret: &sinks.Secret{Name: "db", Fields: sinks.FieldsOf(map[string]secret.Value{
+		"empty": {}, "binary": secret.New([]byte("hunter2\xff")), "nul": secret.New([]byte("hunter2\x00"))})}}
 	for name, f := range map[string]File{
 		"empty":          {Secret: "db", Field: "empty"},
 		"several":        {Secret: "db"},
@@ -186,7 +186,7 @@ func TestPKCS12(t *testing.T) {
 func TestTemplateFunctions(t *testing.T) {
 	der, key := pair(t)
 	chain := string(sinks.PEM([][]byte{der}))
-	db := item{secret: &sinks.Secret{Name: "db", Version: "3", Fields: map[string]secret.Value{"user": secret.New([]byte("a b")), "pw": secret.New([]byte("p@:/é\n"))}}}
+	db := item{secret: &sinks.Secret{Name: "db", Version: "3", Fields: sinks.FieldsOf(map[string]secret.Value{"user": secret.New([]byte("a b")), "pw": secret.New([]byte("p@:/é\n"))})}}
 	web := item{cert: &sinks.Certificate{Name: "web", Chain: [][]byte{der}, Key: secret.New(key), Serial: "0a", Generation: 2}}
 	hsm := item{cert: &sinks.Certificate{Name: "hsm", Chain: [][]byte{der}, KeyURI: "pkcs11:token=t;id=%01;type=private"}}
 	for text, want := range map[string]string{

@@ -37,8 +37,8 @@ func pairSet(dir string, keep int) Set {
 // both is a version of db whose fields say which they are of.
 func both(n int) *sinks.Secret {
 	text := strings.Repeat(strconv.Itoa(n)+"\n", 300) + "end"
-	return &sinks.Secret{Name: "db", Version: strconv.Itoa(n), Fields: map[string]secret.Value{
-		"username": secret.New([]byte(text)), "password": secret.New([]byte(text))}}
+	return &sinks.Secret{Name: "db", Version: strconv.Itoa(n), Fields: sinks.FieldsOf(map[string]secret.Value{
+		"username": secret.New([]byte(text)), "password": secret.New([]byte(text))})}
 }
 
 // readSet reads a set as a consumer does that holds the directory open.
@@ -253,7 +253,7 @@ func TestRollback(t *testing.T) {
 	if second, err := r.Generation(file); err != nil || second <= first {
 		t.Errorf("generation %d after %d, %v", second, first, err)
 	}
-	text := func(n int) string { return string(both(n).Fields["password"].Reveal()) }
+	text := func(n int) string { return passwordOf(both(n)) }
 	at := func(n int) bool {
 		u, p, err := readSet(set)
 		return err == nil && u == text(n) && p == text(n) && holds(file, text(n), 0o640)
@@ -376,4 +376,10 @@ func TestPlantedStoreIsRefused(t *testing.T) {
 	if left, err := os.ReadDir(elsewhere); err != nil || len(left) != 0 {
 		t.Errorf("written elsewhere: %v, %v", left, err)
 	}
+}
+
+// passwordOf is the value of the field of that name.
+func passwordOf(s *sinks.Secret) string {
+	v, _ := s.Fields.Get("password")
+	return string(v.Reveal())
 }

@@ -98,7 +98,7 @@ func (its items) secretFunc(name string, field ...string) (any, error) {
 	case 0:
 		return secretData(s), nil
 	case 1:
-		v, ok := s.Fields[field[0]]
+		v, ok := s.Fields.Get(field[0])
 		if !ok {
 			return nil, noField(s, field[0])
 		}
@@ -117,8 +117,8 @@ func (its items) certificateFunc(name string) (any, error) {
 
 func secretData(s *sinks.Secret) map[string]any {
 	fields := map[string]string{}
-	for name, v := range s.Fields {
-		fields[name] = string(v.Reveal())
+	for _, f := range s.Fields {
+		fields[f.Name] = string(f.Value.Reveal())
 	}
 	return map[string]any{"name": s.Name, "version": s.Version, "fields": fields,
 		"fetched_at": stamp(s.FetchedAt), "rotates_at": stamp(s.RotatesAt)}

@@ -33,7 +33,7 @@ func BenchmarkGetSecret(b *testing.B) {
 	defer audit.Close()
 	s := New(Config{Backend: &fake{}, Policy: policy, Audit: audit, Secrets: []string{"db"}})
 	now := time.Now()
-	s.PublishSecret(&sinks.Secret{Name: "db", Version: "1", Fields: map[string]secret.Value{"password": secret.New([]byte(strings.Repeat("x", 1024)))},
+	s.PublishSecret(&sinks.Secret{Name: "db", Version: "1", Fields: sinks.FieldsOf(map[string]secret.Value{"password": secret.New([]byte(strings.Repeat("x", 1024)))}),
 		FetchedAt: now, FreshUntil: now.Add(time.Hour), UsableUntil: now.Add(time.Hour)})
 	bench(b, func(ctx context.Context, ln net.Listener) error { return s.Serve(ctx, ln) })
 }

@@ -104,7 +104,7 @@ func (q *quick) send(it *secretItem, now time.Time) bool {
 	var space [room]byte
 	h := append(space[:0], "HTTP/1.1 200 OK\r\nCache-Control: no-store\r\nContent-Type: application/json\r\nDate: "...)
 	h = append(h, q.s.date.text(now)...)
-	h = append(append(h, "\r\nEtag: "...), it.etag...)
+	h = append(append(h, "\r\nEtag: "...), etag(it.secret.Version)...)
 	h = strconv.AppendInt(append(h, "\r\nContent-Length: "...), int64(len(*buf)-room), 10)
 	h = append(h, "\r\n\r\n"...)
 	if len(h) > room { // a version of that length

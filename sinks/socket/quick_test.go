@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/signet-agent/signet/internal/secret"
+	"github.com/signet-agent/signet/sinks"
 )
 
 // FuzzQuick holds that what is answered without net/http means the same to it:
@@ -112,7 +113,7 @@ func TestQuickHandsOverWhatItDoesNotKnow(t *testing.T) {
 func TestQuickConnectionsEndWithTheServer(t *testing.T) {
 	r := start(t, &fake{}, tester(false))
 	big := db("1")
-	big.Fields["password"] = secret.New(bytes.Repeat([]byte("x"), 8<<20))
+	big.Fields = sinks.FieldsOf(map[string]secret.Value{"password": secret.New(bytes.Repeat([]byte("x"), 8<<20))})
 	r.PublishSecret(big)
 	for _, ask := range []string{"", "GET /v1/secrets/db HTTP/1.1\r\nHost: signet\r\n\r\n"} {
 		c, err := net.Dial("unix", r.path)

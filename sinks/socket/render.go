@@ -3,7 +3,6 @@ package socket
 import (
 	"encoding/base64"
 	"encoding/pem"
-	"maps"
 	"net/url"
 	"slices"
 	"strconv"
@@ -11,88 +10,111 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/signet-agent/signet/internal/secret"
 	"github.com/signet-agent/signet/sinks"
 )
 
-// A secretItem is a published secret with all of its answer rendered that does
-// not hold a value and does not depend on the time of the read. There can be
-// many, so nothing is kept that can be put together again in no time.
+// A secretItem is a published secret with what of its answer takes long to find
+// out. There can be many, so nothing is kept that can be put together again in no
+// time.
 type secretItem struct {
 	secret *sinks.Secret
-	etag   string
-	naming string // "name":...,"version":...
-	times  string // ,"fetched_at":...,"rotates_at":...
-	binary string // ,"base64_fields":[...]
-	fields []field
+	forms  []form // of its fields
 }
 
-// A field is one field of a secret.
-type field struct {
-	name   string
-	value  secret.Value
-	size   int  // of the value
-	base64 bool // not UTF-8, so JSON can carry it in base64 only
-	plain  bool // as a JSON string it needs no escapes
-}
+// A form is how a value is written as a JSON string.
+type form byte
 
-func newSecretItem(s *sinks.Secret) *secretItem {
-	it := &secretItem{secret: s, etag: etag(s.Version), fields: make([]field, 0, len(s.Fields))}
-	var binary []string
-	for _, name := range slices.Sorted(maps.Keys(s.Fields)) {
-		f := field{name: name, value: s.Fields[name]}
-		f.value.Use(func(v []byte) {
-			f.size = len(v)
-			if f.base64 = !utf8.Valid(v); f.base64 {
-				binary = append(binary, quote(name))
-			}
-			f.plain = !f.base64 && !slices.ContainsFunc(v, escaped)
-		})
-		it.fields = append(it.fields, f)
-	}
-	it.naming = `"name":` + quote(s.Name) + `,"version":` + quote(s.Version)
-	it.times = `,"fetched_at":` + quote(stamp(s.FetchedAt)) + `,"fresh_until":` + quote(stamp(s.FreshUntil)) +
-		`,"usable_until":` + quote(stamp(s.UsableUntil)) + `,"rotates_at":` + stampOrNull(s.RotatesAt)
-	if binary != nil {
-		it.binary = `,"base64_fields":[` + strings.Join(binary, ",") + `]`
+const (
+	plain   form = iota // as it is
+	escaped             // with escapes
+	binary              // not UTF-8, so in base64
+)
+
+// newSecretItem opens each value once, in a buffer of the server's.
+func (s *Server) newSecretItem(sec *sinks.Secret) *secretItem {
+	it := &secretItem{secret: sec, forms: make([]form, len(sec.Fields))}
+	for i, f := range sec.Fields {
+		buf := s.body(f.Value.Room())
+		*buf = f.Value.AppendTo(*buf)
+		it.forms[i] = formOf(*buf)
+		s.wipe(buf)
 	}
 	return it
 }
 
+func formOf(value []byte) form {
+	switch {
+	case !utf8.Valid(value):
+		return binary
+	case slices.ContainsFunc(value, special):
+		return escaped
+	}
+	return plain
+}
+
 // appendTo renders the whole answer, or only one field of it.
 func (it *secretItem) appendTo(b []byte, only string, now time.Time) []byte {
-	b = append(b, '{')
-	b = append(b, it.naming...)
-	b = append(b, `,"fields":{`...)
+	b = append(it.appendNaming(append(b, '{')), `,"fields":{`...)
 	first := true
-	for i := range it.fields {
-		f := &it.fields[i]
-		if only != "" && f.name != only {
+	for i := range it.forms {
+		name := it.secret.Fields[i].Name
+		if only != "" && name != only {
 			continue
 		}
 		if !first {
 			b = append(b, ',')
 		}
 		first = false
-		b = append(appendJSON(b, []byte(f.name)), ':')
-		b = f.appendTo(b)
+		b = it.appendValue(append(appendJSON(b, []byte(name)), ':'), i)
 	}
-	b = append(b, '}')
-	b = append(b, it.times...)
-	b = append(b, it.binary...)
+	b = it.appendTimes(append(b, '}'))
+	if slices.Contains(it.forms, binary) {
+		b = it.appendBinary(b)
+	}
 	b = append(b, `,"stale":`...)
 	b = strconv.AppendBool(b, it.secret.Stale(now))
 	return append(b, "}\n"...)
 }
 
-// appendTo renders the value. One that needs no escapes is opened right where it
-// is sent from.
-func (f *field) appendTo(b []byte) []byte {
-	if f.plain {
-		return append(f.value.AppendTo(append(b, '"')), '"')
+// appendNaming renders "name":...,"version":...
+func (it *secretItem) appendNaming(b []byte) []byte {
+	b = appendText(append(b, `"name":`...), it.secret.Name)
+	return appendText(append(b, `,"version":`...), it.secret.Version)
+}
+
+// appendTimes renders ,"fetched_at":...,"rotates_at":...
+func (it *secretItem) appendTimes(b []byte) []byte {
+	b = appendStamp(append(b, `,"fetched_at":`...), it.secret.FetchedAt)
+	b = appendStamp(append(b, `,"fresh_until":`...), it.secret.FreshUntil)
+	b = appendStamp(append(b, `,"usable_until":`...), it.secret.UsableUntil)
+	b = append(b, `,"rotates_at":`...)
+	if it.secret.RotatesAt.IsZero() {
+		return append(b, "null"...)
 	}
-	f.value.Use(func(v []byte) {
-		if !f.base64 {
+	return appendStamp(b, it.secret.RotatesAt)
+}
+
+// appendBinary renders ,"base64_fields":[...]
+func (it *secretItem) appendBinary(b []byte) []byte {
+	b = append(b, `,"base64_fields":[`...)
+	for i, f := range it.forms {
+		if f == binary {
+			b = append(appendText(b, it.secret.Fields[i].Name), ',')
+		}
+	}
+	b[len(b)-1] = ']'
+	return b
+}
+
+// appendValue renders a value. One that needs no escapes is opened right where it
+// is sent from.
+func (it *secretItem) appendValue(b []byte, i int) []byte {
+	value := it.secret.Fields[i].Value
+	if it.forms[i] == plain {
+		return append(value.AppendTo(append(b, '"')), '"')
+	}
+	value.Use(func(v []byte) {
+		if it.forms[i] == escaped {
 			b = appendJSON(b, v)
 			return
 		}
@@ -106,32 +128,19 @@ func (f *field) appendTo(b []byte) []byte {
 // size is at least what appendTo needs, so that no copy is left behind where a
 // buffer has grown.
 func (it *secretItem) size() int {
-	n := len(it.naming) + len(it.times) + len(it.binary) + 64
-	for i := range it.fields {
-		f := &it.fields[i]
-		n += 6*len(f.name) + 6 + f.rendered()
-	}
-	return n
-}
-
-// rendered is at least the size of the rendered value.
-func (f *field) rendered() int {
-	switch {
-	case f.plain:
-		return f.size + 16 // room for the seal's tag, should opening want it
-	case f.base64:
-		return base64.StdEncoding.EncodedLen(f.size)
-	}
-	return 6 * f.size
-}
-
-func (it *secretItem) field(name string) (secret.Value, bool) {
-	for i := range it.fields {
-		if it.fields[i].name == name {
-			return it.fields[i].value, true
+	n := 6*(len(it.secret.Name)+len(it.secret.Version)) + 256
+	for i, f := range it.secret.Fields {
+		n += 12*len(f.Name) + 16
+		switch room := f.Value.Room(); it.forms[i] {
+		case plain:
+			n += room
+		case escaped:
+			n += 6 * room
+		case binary:
+			n += base64.StdEncoding.EncodedLen(room)
 		}
 	}
-	return secret.Value{}, false
+	return n
 }
 
 // usable reports whether the item may be served at now.
@@ -199,17 +208,20 @@ func matches(header, etag, version string) bool {
 	return false
 }
 
-func stampOrNull(t time.Time) string {
-	if t.IsZero() {
-		return "null"
-	}
-	return quote(stamp(t))
+// appendStamp renders a time as stamp does.
+func appendStamp(b []byte, t time.Time) []byte {
+	return append(t.UTC().AppendFormat(append(b, '"'), time.RFC3339Nano), '"')
 }
 
-func quote(s string) string { return string(appendJSON(nil, []byte(strings.ToValidUTF8(s, "\ufffd")))) }
+func quote(s string) string { return string(appendText(nil, s)) }
 
-// escaped reports whether a byte cannot stand for itself in a JSON string.
-func escaped(c byte) bool { return c < ' ' || c == '"' || c == '\\' }
+// appendText appends any text as a JSON string.
+func appendText(b []byte, s string) []byte {
+	return appendJSON(b, []byte(strings.ToValidUTF8(s, "\ufffd")))
+}
+
+// special reports whether a byte cannot stand for itself in a JSON string.
+func special(c byte) bool { return c < ' ' || c == '"' || c == '\\' }
 
 // appendJSON appends valid UTF-8 as a JSON string.
 func appendJSON(b, s []byte) []byte {
@@ -217,7 +229,7 @@ func appendJSON(b, s []byte) []byte {
 	b = append(b, '"')
 	start := 0
 	for i, c := range s {
-		if !escaped(c) {
+		if !special(c) {
 			continue
 		}
 		b = append(b, s[start:i]...)

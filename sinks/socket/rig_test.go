@@ -222,10 +222,10 @@ func (r *rig) get(path string, headers ...string) answer {
 // db is a secret with fields of several kinds.
 func db(version string) *sinks.Secret {
 	now := time.Now()
-	return &sinks.Secret{Name: "db", Version: version, Fields: map[string]secret.Value{
+	return &sinks.Secret{Name: "db", Version: version, Fields: sinks.FieldsOf(map[string]secret.Value{
 		"username": secret.New([]byte("robot")),
 		"password": secret.New([]byte("p\"<\\\n\x01é " + version)),
-	}, FetchedAt: now, FreshUntil: now.Add(time.Hour), UsableUntil: now.Add(2 * time.Hour), RotatesAt: now.Add(2 * time.Hour)}
+	}), FetchedAt: now, FreshUntil: now.Add(time.Hour), UsableUntil: now.Add(2 * time.Hour), RotatesAt: now.Add(2 * time.Hour)}
 }
 
 // auditLines waits until there are n lines about requests and returns them.
@@ -255,4 +255,10 @@ func (r *rig) auditLines(n int) []map[string]any {
 			r.t.Fatalf("%d lines in the audit, want %d:\n%s", len(out), n, text)
 		}
 	}
+}
+
+// password is the value of the field of that name.
+func password(s *sinks.Secret) string {
+	v, _ := s.Fields.Get("password")
+	return string(v.Reveal())
 }

@@ -62,9 +62,9 @@ func (q *request) getSecret() error {
 
 // sendSecret answers with a secret, or with 304 if the caller has it.
 func (q *request) sendSecret(it *secretItem, fieldName string) error {
-	h := q.w.Header()
-	h["Etag"] = []string{it.etag}
-	if v := q.r.Header["If-None-Match"]; v != nil && matches(v[0], it.etag, it.secret.Version) {
+	tag := etag(it.secret.Version)
+	q.w.Header()["Etag"] = []string{tag}
+	if v := q.r.Header["If-None-Match"]; v != nil && matches(v[0], tag, it.secret.Version) {
 		if err := q.record(http.StatusNotModified); err != nil {
 			return err
 		}
@@ -76,7 +76,7 @@ func (q *request) sendSecret(it *secretItem, fieldName string) error {
 		return q.sendField(it, fieldName)
 	}
 	if fieldName != "" {
-		if _, ok := it.field(fieldName); !ok {
+		if _, ok := it.secret.Fields.Get(fieldName); !ok {
 			return q.noField(fieldName)
 		}
 	}
@@ -94,12 +94,12 @@ func (q *request) sendSecret(it *secretItem, fieldName string) error {
 // named.
 func (q *request) sendField(it *secretItem, name string) error {
 	if name == "" {
-		if len(it.fields) != 1 {
+		if len(it.secret.Fields) != 1 {
 			return invalid("the secret has several fields; add ?field=NAME")
 		}
-		name = it.fields[0].name
+		name = it.secret.Fields[0].Name
 	}
-	v, ok := it.field(name)
+	v, ok := it.secret.Fields.Get(name)
 	if !ok {
 		return q.noField(name)
 	}
@@ -270,7 +270,7 @@ func (q *request) listSecrets() error {
 		st := q.s.secrets.slot(name).now.Load()
 		b = append(b, '{')
 		if st.item != nil {
-			b = append(append(b, st.item.naming...), st.item.times...)
+			b = st.item.appendTimes(st.item.appendNaming(b))
 			b = append(b, `,"stale":`...)
 			b = strconv.AppendBool(b, st.item.secret.Stale(now))
 		} else {

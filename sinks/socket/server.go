@@ -145,7 +145,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 
 // PublishSecret makes it the secret that is served from now on.
 func (s *Server) PublishSecret(sec *sinks.Secret) {
-	old := s.secrets.put(sec.Name, newSecretItem(sec), nil)
+	old := s.secrets.put(sec.Name, s.newSecretItem(sec), nil)
 	if old.item == nil || old.item.secret.Version != sec.Version {
 		s.Emit(Event{Type: "secret.changed", Kind: access.Secret, Name: sec.Name, Attrs: map[string]any{"version": sec.Version}})
 	}

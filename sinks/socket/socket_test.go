@@ -24,7 +24,7 @@ func TestGetSecret(t *testing.T) {
 	fields, _ := m["fields"].(map[string]any)
 	for _, tt := range []struct{ got, want any }{
 		{m["name"], "db"}, {m["version"], want.Version}, {m["stale"], false}, {fields["username"], "robot"},
-		{fields["password"], string(want.Fields["password"].Reveal())},
+		{fields["password"], password(want)},
 		{m["fetched_at"], want.FetchedAt.UTC().Format(time.RFC3339Nano)},
 		{m["fresh_until"], want.FreshUntil.UTC().Format(time.RFC3339Nano)},
 		{m["rotates_at"], want.RotatesAt.UTC().Format(time.RFC3339Nano)},
@@ -48,7 +48,7 @@ func TestGetSecret(t *testing.T) {
 	}
 
 	raw := r.get("/v1/secrets/db?field=password", "Accept: application/octet-stream")
-	if raw.status != 200 || raw.body != string(want.Fields["password"].Reveal()) || raw.header.Get("Content-Type") != "application/octet-stream" {
+	if raw.status != 200 || raw.body != password(want) || raw.header.Get("Content-Type") != "application/octet-stream" {
 		t.Errorf("raw field: %+v", raw)
 	}
 	one := r.get("/v1/secrets/db?field=username").json(t)["fields"].(map[string]any)
@@ -73,7 +73,7 @@ func TestGetSecret(t *testing.T) {
 func TestBinaryFieldIsNotMangled(t *testing.T) {
 	r := start(t, &fake{}, tester(false))
 	s := db("1")
-	s.Fields = map[string]secret.Value{"content": secret.New([]byte{0xff, 0, 0xfe})}
+	s.Fields = sinks.FieldsOf(map[string]secret.Value{"content": secret.New([]byte{0xff, 0, 0xfe})})
 	r.PublishSecret(s)
 	m := r.get("/v1/secrets/db").json(t)
 	if m["fields"].(map[string]any)["content"] != "/wD+" || m["base64_fields"].([]any)[0] != "content" {
