@@ -187,26 +187,34 @@ func TestCipherTrustForADay(t *testing.T) {
 	})
 }
 
+// call makes one call at the appliance.
+func (b *trustBench) call(method, path, bearer, body string) (answer struct{ JWT string }) {
+	b.Helper()
+	resp, err := b.http.Do(b.Context(), upstream.Request{Method: method, Path: "/api/v1" + path, ContentType: "application/json",
+		Body: []byte(body), Header: http.Header{"Accept": {"application/json"}, "Authorization": {"Bearer " + bearer}}})
+	if err == nil && resp.Status == http.StatusOK {
+		err = json.Unmarshal(resp.Body, &answer)
+	}
+	if err != nil {
+		b.Error(err)
+	}
+	return answer
+}
+
+// change is a call of the administrator's.
+func (b *trustBench) change(path, body string) {
+	b.Helper()
+	admin := b.call("POST", "/auth/tokens/", "", `{"username":"admin","password":"admin","refresh_token_lifetime":1}`)
+	b.call("PATCH", path, admin.JWT, body)
+}
+
 // lock has somebody try wrong passwords until the user is locked, for that many
 // minutes or until the administrator unlocks it.
 func (b *trustBench) lock(minutes int) {
 	b.Helper()
-	call := func(method, path, bearer, body string) (answer struct{ JWT string }) {
-		b.Helper()
-		resp, err := b.http.Do(b.Context(), upstream.Request{Method: method, Path: "/api/v1" + path, ContentType: "application/json",
-			Body: []byte(body), Header: http.Header{"Accept": {"application/json"}, "Authorization": {"Bearer " + bearer}}})
-		if err == nil && resp.Status == http.StatusOK {
-			err = json.Unmarshal(resp.Body, &answer)
-		}
-		if err != nil {
-			b.Error(err)
-		}
-		return answer
-	}
-	admin := call("POST", "/auth/tokens/", "", `{"username":"admin","password":"admin","refresh_token_lifetime":1}`)
-	call("PATCH", "/usermgmt/pwdpolicies/global", admin.JWT, fmt.Sprintf(`{"failed_logins_lockout_thresholds":[0,0,%d]}`, minutes))
+	b.change("/usermgmt/pwdpolicies/global", fmt.Sprintf(`{"failed_logins_lockout_thresholds":[0,0,%d]}`, minutes))
 	for range 3 {
-		call("POST", "/auth/tokens/", "", `{"username":"svc","password":"gue55-Work"}`)
+		b.call("POST", "/auth/tokens/", "", `{"username":"svc","password":"gue55-Work"}`)
 	}
 }
 
@@ -289,6 +297,32 @@ func TestALoginBringsWhatHasWaited(t *testing.T) {
 		b.is("fresh fresh", "when somebody has logged in")
 		if got := certificate(); !got.Current.exists() || !time.Now().Equal(began) {
 			t.Errorf("no certificate %v after the login: %s", time.Since(began), got.Error)
+		}
+	})
+}
+
+// The appliance says when a secret rotates: nobody is told that it is good for
+// longer, and the new version is there right after it.
+func TestRotationDateOfTheAppliance(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newTrustBench(t, false)
+		at := time.Now().Add(25 * time.Minute).UTC()
+		b.change("/vault/secrets/mypass", fmt.Sprintf(`{"rotationDate":%q}`, at.Format(time.RFC3339)))
+		defer b.start()()
+		time.Sleep(24 * time.Minute)
+		it := b.secretItem("apikey", time.Now())
+		if it.Version != "0" || it.RotatesAt.After(at) || at.Sub(it.RotatesAt) > time.Minute || it.FreshUntil.After(it.RotatesAt) {
+			t.Errorf("before the rotation: version %s, rotates at %v, fresh until %v; want version 0 until %v", it.Version, it.RotatesAt, it.FreshUntil, at)
+		}
+		time.Sleep(time.Until(at))
+		if _, err := b.server.RotateSecret("mypass", "654321"); err != nil {
+			t.Error(err)
+		}
+		b.change("/vault/secrets/mypass?type=name", `{"rotationDate":""}`)
+		time.Sleep(10 * time.Second)
+		b.is("fresh fresh", "after the rotation")
+		if it := b.secretItem("apikey", time.Now()); it.Version != "1" || !it.RotatesAt.IsZero() {
+			t.Errorf("after the rotation: version %s, rotates at %v", it.Version, it.RotatesAt)
 		}
 	})
 }
