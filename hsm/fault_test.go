@@ -135,14 +135,35 @@ func TestStoppedWorkerIsReplaced(t *testing.T) {
 	cfg.Timeout = 5 * time.Second
 	token, _ := open(t, cfg)
 	key := newKey(t, token, "host", hsm.ECDSAP256)
-	if err := syscall.Kill(token.Status().PID, syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	freeze(t, token.Status().PID)
 	if _, err := key.Sign(rand.Reader, make([]byte, 32), crypto.SHA256); !errors.Is(err, hsm.ErrDeadline) {
 		t.Errorf("got %v, want ErrDeadline", err)
 	}
 	if err := signOnce(key); err != nil {
 		t.Error(err)
+	}
+}
+
+// freeze stops a process and waits until none of its threads runs any more.
+func freeze(t *testing.T, pid int) {
+	t.Helper()
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	running := func() bool {
+		threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		for _, name := range threads {
+			b, err := os.ReadFile(name)
+			if err == nil && !strings.Contains(string(b), ") T ") {
+				return true
+			}
+		}
+		return len(threads) == 0
+	}
+	for deadline := time.Now().Add(patience); running(); runtime.Gosched() {
+		if time.Now().After(deadline) {
+			t.Fatal("it does not stop")
+		}
 	}
 }
 

@@ -13,13 +13,8 @@ import (
 	"github.com/signet-agent/signet/hsm/wire"
 )
 
-const (
-	// maxPIN bounds what is read as a PIN; CK_TOKEN_INFO knows no longer ones.
-	maxPIN = 255
-	// digestRounds makes guessing a PIN from its digest slow. The digest is
-	// only ever kept of a PIN that the token refused.
-	digestRounds = 100_000
-)
+// maxPIN bounds what is read as a PIN; CK_TOKEN_INFO knows no longer ones.
+const maxPIN = 255
 
 // readPIN reads the PIN from where src says; nil if src says nothing. A line
 // end after it is not part of it.
