@@ -31,9 +31,9 @@ func (b backend) Plan() any {
 		if it.NextAction == "" {
 			continue
 		}
-		s := PlannedStep{At: later(it.NextAt, now), Kind: it.Kind, Name: it.Name, Action: it.NextAction, Reason: cmp.Or(it.Hint, it.NextReason)}
-		if it.Failures > 0 && s.Reason == "" {
-			s.Reason = "again, after " + it.LastError
+		s := PlannedStep{At: later(it.NextAt, now), Kind: it.Kind, Name: it.Name, Action: it.NextAction, Reason: cmp.Or(it.NextReason, it.Hint)}
+		if it.Failures > 0 && it.LastError != "" {
+			s.Reason = "again, after: " + it.LastError
 		}
 		p.Steps = append(p.Steps, s)
 	}

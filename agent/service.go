@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -151,8 +152,8 @@ func (s *service) item() (Item, bool) {
 	if until, ok := s.tokens.Until(); ok {
 		it.State, it.FreshUntil = stateFresh, until
 	}
-	if c := s.last.Load(); c != nil && c.code != "200" {
-		it.LastError, it.LastErrorAt = "the last call answered "+c.code, c.at
+	if c := s.last.Load(); c != nil && !strings.HasPrefix(c.code, "2") {
+		it.LastError, it.LastErrorAt = "the last call to the upstream ended with "+c.code, c.at
 	}
 	if s.login != nil {
 		s.loginItem(&it)

@@ -124,6 +124,9 @@ func (a *Agent) status(now time.Time) *Status {
 	}
 	s.Items = append(s.Items, a.fileItems()...)
 	s.Items = append(s.Items, a.consumerItems()...)
+	for i := range s.Items {
+		a.explain(&s.Items[i])
+	}
 	s.Runway = runwayOf(s.Items, now)
 	return s
 }
@@ -283,7 +286,7 @@ func (s *snapshot) usable(name string, now time.Time) error {
 	case s.state(now) == stateStuck:
 		return &refusal{"unavailable", fmt.Sprintf("identity %q: %s", name, s.Lost)}
 	case !now.Before(s.Current.lastTenth()):
-		return &refusal{"unavailable", fmt.Sprintf("the certificate of identity %q ends at %s and could not be renewed", name, s.Current.NotAfter.Format(time.RFC3339))}
+		return &refusal{"unavailable", fmt.Sprintf("the certificate of identity %q ends at %s and could not be renewed", name, instant(s.Current.NotAfter))}
 	}
 	return nil
 }

@@ -50,6 +50,7 @@ type Item struct {
 	Generation  int       `json:"generation,omitempty"`
 	Serial      string    `json:"serial,omitempty"` // of a certificate
 	FreshUntil  time.Time `json:"fresh_until,omitzero"`
+	UsableUntil time.Time `json:"usable_until,omitzero"` // the last that it is served, stale, if it cannot be fetched
 	RotatesAt   time.Time `json:"rotates_at,omitzero"`
 	Refused     string    `json:"refused,omitempty"` // serial of a newer certificate that its issuer refuses
 	NotAfter    time.Time `json:"not_after,omitzero"`
@@ -76,8 +77,9 @@ type Upstream struct {
 
 // A Runway is how long everything still works without any upstream.
 type Runway struct {
-	Until time.Time `json:"until,omitzero"` // zero if nothing will break
-	First string    `json:"first,omitempty"`
+	Seconds float64   `json:"seconds"`         // 0 if something is broken already
+	Until   time.Time `json:"until,omitzero"`  // zero if nothing will break
+	First   string    `json:"first,omitempty"` // what breaks first: kind and name
 }
 
 // A Plan is what the agent will do, soonest first.

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -137,6 +138,9 @@ func plain(err error) error {
 		}
 		if errors.Is(err, context.DeadlineExceeded) {
 			return fmt.Errorf("no answer in time: %w", context.DeadlineExceeded)
+		}
+		if errors.Is(err, io.EOF) {
+			return fmt.Errorf("the connection was closed without an answer: %w", io.EOF)
 		}
 		return err
 	}

@@ -107,6 +107,22 @@ func (b *bed) says(pattern string, status int, args ...string) {
 	b.Errorf("signet %v: status %d, want %d, and one line that matches %q:\n%s\nlog:\n%s", args, got, status, pattern, text, log)
 }
 
+// shows runs a command that succeeds, and looks for lines of its output.
+func (b *bed) shows(command string, patterns ...string) {
+	b.Helper()
+	cmd := exec.CommandContext(b.Context(), filepath.Join(b.bin, "signet"), command)
+	cmd.Env = b.environ()
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		b.Errorf("signet %s: %v", command, err)
+	}
+	for _, p := range patterns {
+		if !regexp.MustCompile(`(?m)` + p).Match(out) {
+			b.Errorf("signet %s has no line that matches %q:\n%s", command, p, out)
+		}
+	}
+}
+
 // works waits until the credential can be read.
 func (b *bed) works() {
 	b.Helper()
@@ -151,6 +167,8 @@ func TestBadInputIsOneClearLine(t *testing.T) {
 		b.agent()
 		b.says(`CKR_PIN_INCORRECT.*correct the PIN`, 5, "key", "show", "host")
 		b.says(`unavailable: .*not open`, 5, "get", "db")
+		b.shows("status", `not ready: the token of hsm "default" is not open`, `not open.*: .*CKR_PIN_INCORRECT; correct the PIN`, `runway +over: identity host is missing`,
+			`secret +db +missing .* waits for the HSM`)
 		if err := os.WriteFile(b.path("pin"), right, 0o600); err != nil {
 			t.Fatal(err)
 		}

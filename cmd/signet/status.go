@@ -57,14 +57,7 @@ func printStatus(w io.Writer, s *client.Status, now time.Time) error {
 	for _, h := range s.HSM {
 		line(&out, "hsm", hsmText(h))
 	}
-	runway := "nothing runs out"
-	if !s.Runway.Until.IsZero() {
-		runway = span(s.Runway.Until.Sub(now)) + ", until " + instant(s.Runway.Until)
-		if s.Runway.First != "" {
-			runway += ", then " + s.Runway.First
-		}
-	}
-	line(&out, "runway", runway)
+	line(&out, "runway", runwayText(s, now))
 	for _, n := range s.Notices {
 		line(&out, "notice", n)
 	}
@@ -80,38 +73,65 @@ func printStatus(w io.Writer, s *client.Status, now time.Time) error {
 		out.WriteByte('\n')
 		table(&out, rows)
 	}
-	for _, i := range items {
-		if i.Hint != "" {
-			line(&out, "to do", i.Kind+" "+i.Name+": "+i.Hint)
-		}
-		if i.Notice != "" {
-			line(&out, "notice", i.Kind+" "+i.Name+": "+i.Notice)
-		}
-	}
+	remarks(&out, items)
 	_, err := w.Write(out.Bytes())
 	return err
+}
+
+// remarks says what there is to do about items, and what was noticed of them.
+func remarks(out *bytes.Buffer, items []client.Item) {
+	var text bytes.Buffer
+	for _, i := range items {
+		if i.Hint != "" {
+			line(&text, "to do", i.Kind+" "+i.Name+": "+i.Hint)
+		}
+		if i.Notice != "" {
+			line(&text, "notice", i.Kind+" "+i.Name+": "+i.Notice)
+		}
+	}
+	if text.Len() > 0 {
+		out.WriteByte('\n')
+		out.Write(text.Bytes())
+	}
+}
+
+// runwayText says how long everything still works, or what does not any more.
+func runwayText(s *client.Status, now time.Time) string {
+	r := s.Runway
+	switch {
+	case r.Until.IsZero():
+		return "nothing runs out"
+	case r.Seconds > 0:
+		return span(r.Until.Sub(now)) + ", until " + instant(r.Until) + ", then " + r.First
+	}
+	for _, i := range s.Items {
+		if i.Kind+" "+i.Name == r.First {
+			return "over: " + r.First + " is " + i.State
+		}
+	}
+	return "over: " + r.First
 }
 
 // hsmText says how a token stands.
 func hsmText(h client.HSMStatus) string {
 	text := fmt.Sprintf("token %q", cmp.Or(h.Label, h.Name))
-	switch {
-	case h.Open:
+	if h.Open {
 		text += " open"
-	case h.Error != "":
-		text += " not open: " + h.Error
-	default:
+	} else {
 		text += " not open"
 	}
 	if h.Restarts > 0 {
-		text += fmt.Sprintf(", worker restarted %d times", h.Restarts)
+		text += fmt.Sprintf(", worker restarts: %d", h.Restarts)
+	}
+	if !h.Open && h.Error != "" {
+		text += ": " + h.Error
 	}
 	return text
 }
 
 // itemRows are the rows of the table of items.
 func itemRows(items []client.Item) [][]string {
-	rows := [][]string{{"KIND", "NAME", "STATE", "VERSION", "FRESH UNTIL", "ROTATES AT", "LAST ERROR"}}
+	rows := [][]string{{"KIND", "NAME", "STATE", "VERSION", "FRESH UNTIL", "USABLE UNTIL", "ROTATES AT", "LAST ERROR"}}
 	for _, i := range items {
 		version, until, last := i.Version, i.FreshUntil, i.LastError
 		switch {
@@ -129,7 +149,10 @@ func itemRows(items []client.Item) [][]string {
 		if last != "" && !i.RetryAt.IsZero() {
 			last += " (again at " + instant(i.RetryAt) + ")"
 		}
-		rows = append(rows, []string{i.Kind, i.Name, i.State, version, instant(until), instant(i.RotatesAt), last})
+		if last == "" && i.State == "missing" {
+			last = i.NextReason // what it waits for
+		}
+		rows = append(rows, []string{i.Kind, i.Name, i.State, version, instant(until), instant(i.UsableUntil), instant(i.RotatesAt), last})
 	}
 	return rows
 }
@@ -303,11 +326,11 @@ func instant(t time.Time) string {
 	return t.UTC().Format(time.RFC3339)
 }
 
-// span is a duration for people, in its two largest units.
+// span is a time to wait for people, in its two largest units.
 func span(d time.Duration) string {
 	switch {
-	case d < 0:
-		return "overdue"
+	case d <= 0:
+		return "now"
 	case d < time.Minute:
 		return d.Truncate(time.Second).String()
 	case d < time.Hour:
