@@ -24,7 +24,8 @@ func TestCredentials(t *testing.T) {
 	b.agentConfig("late.service", "app.service", "web.service", "own@1.service", "noname.service", "expected.service", long, "n"+long)
 	b.run("install", "-d", "-o", "signet", "-g", "www-data", "-m", "0750", "/etc/app")
 	b.dropIn("LoadCredential=hsm-pin:/etc/signet/pin", "Environment=SOFTHSM2_CONF=/etc/signet/softhsm2.conf", "ReadWritePaths=/etc/app")
-	b.run("systemctl", "start", "signet-credentials.socket")
+	b.write("/run/systemd/system/eater.service", "[Service]\nExecStart=/bin/sleep infinity\nExecReload=/bin/true\n", 0o644)
+	b.run("systemctl", "start", "signet-credentials.socket", "eater.service")
 
 	// The agent is not even started: the connection starts it, and the unit
 	// waits for the token, the access token and the first fetch.
@@ -100,6 +101,27 @@ func TestCredentials(t *testing.T) {
 	}
 	if got := b.run("cat", "/etc/app/pw", "/etc/app/set/pw"); got != "secret@2504secret@2504" {
 		t.Errorf("the files hold %q", got)
+	}
+
+	// The right to reload is missed until the rule is made, and the rule is for
+	// what is reloaded alone.
+	reloads := func() string {
+		doctor := b.try("signet", "doctor")
+		_, rest, _ := strings.Cut(doctor, "reload eater.service")
+		before, _, _ := strings.Cut(doctor, "reload eater.service")
+		next, _, _ := strings.Cut(rest, "\n"+"ok ")
+		return before[strings.LastIndex(before, "\n")+1:] + next
+	}
+	if got := reloads(); !strings.HasPrefix(got, "failed") || !strings.Contains(got, "does not list eater.service; make it again, as root: signet polkit >"+PolkitRulesPath) {
+		t.Errorf("the doctor says %q", got)
+	}
+	b.run("sh", "-c", "signet polkit >"+PolkitRulesPath)
+	if rule := b.run("cat", PolkitRulesPath); rule != strings.TrimSpace(PolkitRule([]string{"eater.service"})) {
+		t.Errorf("the rule is\n%s", rule)
+	}
+	b.run("systemctl", "restart", "polkit.service")
+	if got := reloads(); !strings.HasPrefix(got, "ok") {
+		t.Errorf("with the rule the doctor says %q", got)
 	}
 
 	// The agent is killed while a unit waits: no answer is not an empty one.
@@ -192,7 +214,7 @@ func (b *bed) agentConfig(units ...string) {
 		"certificates: {web: {issuer: cm, ca: " + cm.CA + ", purpose: server, key: {type: ecdsa-p256, store: file}, dns_names: [web.example]}}",
 		"secrets: {db: {upstream: pam, credential: " + s.Credential + "}, late: {upstream: away, info: X}}",
 		"files:",
-		"  - {path: /etc/app/pw, secret: db, field: password, owner: www-data, group: adm, mode: '0640'}",
+		"  - {path: /etc/app/pw, secret: db, field: password, owner: www-data, group: adm, mode: '0640', reload: {unit: eater.service}}",
 		"  - {dir: /etc/app/set, entries: {pw: {secret: db, field: password}}, owner: www-data, group: adm, mode: '0640'}",
 		"credentials_socket: {path: /run/signet/credentials.sock, wait: 5s}",
 		"policy:",

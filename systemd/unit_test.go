@@ -91,11 +91,12 @@ func TestReloadUnit(t *testing.T) {
 	unit("none.service", "")
 	unit("down.service", "ExecReload=/bin/true\n")
 	unit("hangs.service", "ExecReload=/bin/sleep 30\n[Unit]\nJobTimeoutSec=1\n")
+	unit("overdue.service", "ExecReload=/bin/sleep 30\nTimeoutStartSec=1\n")
 	unit("slain.service", "ExecReload=/bin/sleep 30\nTimeoutStopSec=1\n")
 	b.write("/etc/systemd/system/crashed.service", "[Service]\nExecStart=/bin/sh -c 'kill -9 $$$$'\n", 0o644)
 	b.write("/etc/systemd/system/slow.service", "[Service]\nType=notify\nNotifyAccess=all\nExecStart=/bin/sh -c 'sleep 1; systemd-notify --ready; sleep infinity'\nExecReload=/bin/true\n", 0o644)
 	b.run("systemctl", "daemon-reload")
-	b.run("systemctl", "start", "good.service", "other.service", "bad.service", "none.service", "hangs.service", "slain.service", "polkit.service", "crashed.service")
+	b.run("systemctl", "start", "good.service", "other.service", "bad.service", "none.service", "hangs.service", "overdue.service", "slain.service", "polkit.service", "crashed.service")
 	act := func(user, word, unit string) string {
 		return b.try("setpriv", "--reuid="+user, "--regid="+user, "--clear-groups", "/usr/bin/reloader", word, unit)
 	}
@@ -106,6 +107,7 @@ func TestReloadUnit(t *testing.T) {
 		{"root", "none.service", "not applicable"},
 		{"root", "down.service", "the job is invalid"},
 		{"root", "hangs.service", "the job is timeout"},
+		{"root", "overdue.service", "the job is failed"},
 		{"root", "absent.service", "not found"},
 		{"signet", "good.service", "authentication required"},
 	} {
