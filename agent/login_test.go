@@ -301,6 +301,53 @@ func TestALoginBringsWhatHasWaited(t *testing.T) {
 	})
 }
 
+// An upstream that is shown an identity is tried when there is one, for its
+// certificates too; the identity's own is not tried for that.
+func TestAnIdentityBringsWhatHasWaited(t *testing.T) {
+	cfg, err := config.Parse("signet.yaml", []byte(fmt.Sprintf(`
+state_dir: %[1]q
+runtime_dir: %[1]q
+hsm: {module: /nonexistent.so, token: t, worker: /nonexistent, pin: {file: /nonexistent}}
+upstreams:
+  cm: {type: ciphertrust, url: "https://localhost", auth: {grant: password, username: svc}}
+  user: {type: ciphertrust, url: "https://localhost", identity: host, auth: {grant: user_certificate}}
+identities:
+  host: {issuer: cm, ca: root, subject: {common_name: host1}}
+certificates:
+  web: {issuer: user, ca: root, dns_names: [web.example]}
+  other: {issuer: cm, ca: root, dns_names: [web.example]}
+`, t.TempDir())))
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := store.Open(cfg.StatePath())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	a, err := newAgent(cfg, Options{Log: slog.New(slog.DiscardHandler)}, st)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.audit.Close()
+	ca, err := ciphertrusttest.NewCA()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := ca.Client("host1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.rotators["host"].publish(t.Context(), version{Generation: 1, Chain: cert.Certificate}); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]int{"web": 1, "other": 0, "host": 0} {
+		if got := len(a.rotators[name].wake); got != want {
+			t.Errorf("%s is woken %d times, want %d", name, got, want)
+		}
+	}
+}
+
 // The appliance says when a secret rotates: nobody is told that it is good for
 // longer, and the new version is there right after it.
 func TestRotationDateOfTheAppliance(t *testing.T) {

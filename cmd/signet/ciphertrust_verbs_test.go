@@ -206,6 +206,8 @@ func (h *trustHost) refusals() {
 	} {
 		if status, out, errs := h.here(strings.Fields(command)...); status != want.status || !strings.Contains(errs, want.says) || out != "" {
 			h.Errorf("%s: exit status %d, %s; want %d, %s", command, status, errs, want.status, want.says)
+		} else if want.status != exitUsage && !strings.Contains(errs, "(request ") {
+			h.Errorf("%s: %s does not say which request it was", command, errs)
 		}
 	}
 }
