@@ -128,6 +128,15 @@ func (r *identityRig) reads(want, when string, secrets ...string) {
 	}
 }
 
+// restarted ends the agent and starts it again, and the secret has that value
+// then.
+func (r *identityRig) restarted(value string, end func()) {
+	r.Helper()
+	end()
+	r.simulator("PUT", "/secrets/"+r.vars.E.CipherTrust.Secret, map[string]string{"material": value}, nil)
+	r.start()
+}
+
 // Each grant logs the whole agent in, with the key of the certificate in the
 // HSM: secrets are read by all of them, and by each anew after it was stopped and
 // after it was killed, with the same refresh tokens as before.
@@ -156,18 +165,25 @@ func TestEveryGrantOfARealAgent(t *testing.T) {
 	r.vars.Client = client.ID
 
 	all := []string{"by-password", "by-user", "by-client", "by-given"}
-	end := r.stop
 	_, ids := r.live()
-	for _, value := range []string{"after a stop", "after a kill"} {
-		end()
-		end = r.kill
-		r.simulator("PUT", "/secrets/"+r.vars.E.CipherTrust.Secret, map[string]string{"material": value}, nil)
-		r.start()
+	for value, end := range map[string]func(){"after a stop": r.stop, "after a kill": r.kill} {
+		r.restarted(value, end)
 		r.reads(value, value, all...)
 		if users, now := r.live(); strings.Join(users, " ") != "admin robot signet" || !slices.Equal(ids, now) {
 			t.Errorf("%s: live refresh tokens of %s: %v, before %v", value, users, now, ids)
 		}
 	}
+	// With another key the user is the same, and the client has to be told.
+	if err := r.client.Rotate(r.Context(), "robot", false); err != nil {
+		t.Fatal(err)
+	}
+	if robot, err = r.client.Certificate(r.Context(), "robot"); err != nil {
+		t.Fatal(err)
+	}
+	r.administer("/client-management/clients/"+client.ID+"/renew", map[string]any{"ext_cert": robot.Certificate})
+	r.restarted("after a rotation", r.stop)
+	r.reads("after a rotation", "of the key", all...)
+
 	for _, file := range []string{filepath.Join(r.state, "signet.db"), filepath.Join(r.state, "signet.db-wal"), r.path("signet.log")} {
 		if text, err := os.ReadFile(file); err == nil && bytes.Contains(text, []byte(given)) {
 			t.Errorf("%s holds the refresh token", file)
