@@ -108,6 +108,9 @@ func newAgent(cfg *config.Config, opt Options, st *store.Store) (*Agent, error) 
 			return nil, err
 		}
 	}
+	rest := *cfg
+	rest.Secrets = nil // the refresher has what it needs of them, and there can be many
+	a.cfg = &rest
 	return a, nil
 }
 

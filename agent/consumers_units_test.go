@@ -38,7 +38,7 @@ func TestUnitsAreReloadedForTheirCredentials(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	cfg.Secrets = map[string]config.Secret{"db": {}} // which nothing but the credentials knows: no upstream has it
+	a.cfg.Secrets = map[string]config.Secret{"db": {}} // which nothing but the credentials knows: no upstream has it
 	if err := a.makeCredentials(nil); err != nil {
 		t.Fatal(err)
 	}

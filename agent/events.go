@@ -55,7 +55,8 @@ const (
 
 // wire is the event as the socket sends it, to those who may see the item.
 func (e event) wire() socket.Event {
-	w := socket.Event{Type: e.Type, Name: e.Name, Attrs: map[string]any{}}
+	w := socket.Event{Type: e.Type, Name: e.Name}
+	add := func(name string, value any) { w.Attrs = append(w.Attrs, socket.Attr{Name: name, Value: value}) }
 	switch e.Type {
 	case eventFetchFailed, eventSecretChanged, eventSecretWithdrawn:
 		w.Kind = access.Secret
@@ -67,28 +68,28 @@ func (e event) wire() socket.Event {
 		w.Kind = access.Certificate
 	}
 	if e.Generation != 0 {
-		w.Attrs["generation"] = e.Generation
+		add("generation", e.Generation)
 	}
 	if e.Was != 0 {
-		w.Attrs["was"] = e.Was
+		add("was", e.Was)
 	}
 	if !e.NotAfter.IsZero() {
-		w.Attrs["until"] = e.NotAfter
+		add("until", e.NotAfter)
 	}
 	if e.Serial != "" {
-		w.Attrs["serial"] = e.Serial
+		add("serial", e.Serial)
 	}
 	if !e.Next.IsZero() {
-		w.Attrs["next"] = e.Next
+		add("next", e.Next)
 	}
 	if e.Tries != 0 {
-		w.Attrs["tries"] = e.Tries
+		add("tries", e.Tries)
 	}
 	if e.Source != "" {
-		w.Attrs["source"] = e.Source
+		add("source", e.Source)
 	}
 	if e.Error != "" {
-		w.Attrs["error"] = e.Error
+		add("error", e.Error)
 	}
 	return w
 }

@@ -88,7 +88,6 @@ func (r *refresher) load(blobs map[string][]byte) {
 	now := wallNow()
 	var buf []byte // for one after the other
 	for name, it := range r.items {
-		it.held = &held{Secret: sinks.Secret{Name: name}}
 		if blob, ok := blobs[name]; ok {
 			var h *held
 			var err error
@@ -97,6 +96,9 @@ func (r *refresher) load(blobs map[string][]byte) {
 			} else {
 				it.held = it.spec.bound(h.notAhead(now, it.spec.ttl(h.TTL)))
 			}
+		}
+		if it.held == nil {
+			it.held = &held{Secret: sinks.Secret{Name: name}}
 		}
 		if !it.held.FetchedAt.IsZero() {
 			r.publish(&it.held.Secret)

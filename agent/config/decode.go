@@ -206,7 +206,7 @@ func (d *decoder) mapping(path string, n ast.Node, v reflect.Value) {
 	d.entries(path, n, func(e entry) {
 		val := reflect.New(v.Type().Elem()).Elem()
 		d.value(e.path, e.val, val)
-		m.SetMapIndex(reflect.ValueOf(e.key.Value), val)
+		m.SetMapIndex(reflect.ValueOf(strings.Clone(e.key.Value)), val)
 	})
 	v.Set(m)
 }
@@ -246,7 +246,7 @@ func (d *decoder) scalar(path string, n ast.Node, v reflect.Value) {
 	switch v.Kind() {
 	case reflect.String:
 		if s, ok := d.text(path, n); ok {
-			v.SetString(s)
+			v.SetString(strings.Clone(s)) // it lies among the tokens of the file, which are let go
 		}
 	case reflect.Bool:
 		if b, ok := n.(*ast.BoolNode); ok {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"syscall"
 
@@ -62,6 +63,7 @@ func saveMemory() {
 		debug.SetGCPercent(25)
 		debug.SetMemoryLimit(math.MaxInt64)
 	}
+	runtime.GC() // what lies in a pool, as much of the configuration does, outlasts one collection
 	debug.FreeOSMemory()
 }
 
@@ -112,7 +114,7 @@ func keepRunning(ctx context.Context, p *program, file string, cfg *config.Confi
 		}
 		opt.Held, held = held, nil // they are answered once
 		done := make(chan error, 1)
-		go func() { done <- agent.Run(rctx, cfg, opt) }()
+		go func(cfg *config.Config) { done <- agent.Run(rctx, cfg, opt) }(cfg) // which nobody else keeps
 		for next == nil {
 			select {
 			case err := <-done:

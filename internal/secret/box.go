@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // A Box seals with AES-256-GCM. The key, and all that is derived from it, lies in
@@ -69,18 +70,21 @@ func (b *Box) Open(dst, blob, of []byte) ([]byte, error) {
 
 // A Kept is a sealed blob that is kept as it is and opened at each use.
 type Kept struct {
-	box      *Box
-	blob, of []byte
+	box  *Box
+	data []byte // the blob, and behind it what it is of
+	blob int    // its length
 }
 
-// Keep keeps what Seal sealed as the same. Neither may be changed any more.
-func (b *Box) Keep(blob, of []byte) Kept { return Kept{b, blob, of} }
+// Keep keeps a copy of what Seal sealed as the same. Of many that were read one
+// after the other the copies lie side by side; the blobs lie among what reading
+// them has left.
+func (b *Box) Keep(blob, of []byte) Kept { return Kept{b, slices.Concat(blob, of), len(blob)} }
 
 // Part is size bytes of what is sealed, the first of them at from. What else
 // there is goes through the same buffer and is wiped.
 func (k Kept) Part(from, size int) Value {
-	return Value{lazy: true, room: uint32(len(k.blob)), appendTo: func(dst []byte) []byte {
-		plain, err := k.box.Open(dst, k.blob, k.of)
+	return Value{lazy: true, room: uint32(k.blob), appendTo: func(dst []byte) []byte {
+		plain, err := k.box.Open(dst, k.data[:k.blob], k.data[k.blob:])
 		if err != nil || from+size > len(plain)-len(dst) {
 			return dst // memory was changed under us; an empty value is never delivered
 		}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -19,24 +20,36 @@ type Event struct {
 	Type  string // "secret.changed", "renewal.failed"
 	Kind  access.Kind
 	Name  string
-	Attrs map[string]any // more members of the data, such as "version"
+	Attrs []Attr // more members of the data
+}
+
+// An Attr is a member of an event's data, such as "version".
+type Attr struct {
+	Name  string
+	Value any // a string, or anything else that JSON can write
 }
 
 // Emit tells all who watch. It waits for none of them.
 func (s *Server) Emit(e Event) {
-	data := map[string]any{"time": stamp(time.Now())}
+	data := appendStamp([]byte(`{"time":`), time.Now())
 	if e.Name != "" {
-		data["kind"], data["name"] = e.Kind.String(), e.Name
+		data = appendText(append(data, `,"kind":`...), e.Kind.String())
+		data = appendText(append(data, `,"name":`...), e.Name)
 	}
-	for k, v := range e.Attrs {
-		data[k] = v
+	for _, a := range e.Attrs {
+		data = append(appendText(append(data, ','), a.Name), ':')
+		if text, ok := a.Value.(string); ok {
+			data = appendText(data, text)
+			continue
+		}
+		value, err := json.Marshal(a.Value)
+		if err != nil {
+			s.cfg.Log.Error("event not sent", "event", e.Type, "err", err)
+			return
+		}
+		data = append(data, value...)
 	}
-	text, err := json.Marshal(data)
-	if err != nil {
-		s.cfg.Log.Error("event not sent", "event", e.Type, "err", err)
-		return
-	}
-	s.events.add(e, text)
+	s.events.add(e, append(data, '}'))
 }
 
 // history is how many events a reader may be behind before it is told to read
@@ -84,12 +97,7 @@ func (b *bus) add(e Event, data []byte) {
 }
 
 func (b *bus) frame(seq uint64, event string, data []byte) []byte {
-	f := append([]byte("id: "), b.id(seq)...)
-	f = append(f, "\nevent: "...)
-	f = append(f, event...)
-	f = append(f, "\ndata: "...)
-	f = append(f, data...)
-	return append(f, "\n\n"...)
+	return slices.Concat([]byte("id: "+b.id(seq)+"\nevent: "+event+"\ndata: "), data, []byte("\n\n"))
 }
 
 func (b *bus) id(seq uint64) string { return b.run + "-" + strconv.FormatUint(seq, 10) }

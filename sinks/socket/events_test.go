@@ -146,7 +146,7 @@ func TestSlowWatcherIsResynced(t *testing.T) {
 	text := strings.Repeat("x", 1000)
 	began := time.Now()
 	for range 3 * history {
-		r.Emit(Event{Type: "a", Attrs: map[string]any{"text": text}})
+		r.Emit(Event{Type: "a", Attrs: []Attr{{"text", text}}})
 	}
 	if d := time.Since(began); d > 5*time.Second {
 		t.Errorf("emitting took %v", d)

@@ -3,6 +3,7 @@ package socket
 import (
 	"bytes"
 	"net/http"
+	"net/url"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -23,7 +24,8 @@ type quick struct {
 	// until is the deadline that is set on the connection. It is set anew once
 	// a second at most.
 	until time.Time
-	over  bool // an answer could not be written
+	over  bool   // an answer could not be written
+	head  []byte // of the last answer, for its memory
 	entry access.Entry
 }
 
@@ -97,25 +99,20 @@ func (q *quick) answer() (rest []byte, ok bool) {
 // send writes the whole answer at once. The head, which says how long the body
 // is, is put right before it.
 func (q *quick) send(it *secretItem, now time.Time) bool {
-	const room = 512 // for the head
+	room := 256 + 3*len(it.secret.Version) // for the head
 	buf := q.s.body(room + it.size())
 	defer q.s.wipe(buf)
 	*buf = it.appendTo((*buf)[:room], "", now)
-	var space [room]byte
-	h := append(space[:0], "HTTP/1.1 200 OK\r\nCache-Control: no-store\r\nContent-Type: application/json\r\nDate: "...)
+	h := append(q.head[:0], "HTTP/1.1 200 OK\r\nCache-Control: no-store\r\nContent-Type: application/json\r\nDate: "...)
 	h = append(h, q.s.date.text(now)...)
-	h = append(append(h, "\r\nEtag: "...), etag(it.secret.Version)...)
+	h = append(append(append(h, "\r\nEtag: \""...), url.PathEscape(it.secret.Version)...), '"')
 	h = strconv.AppendInt(append(h, "\r\nContent-Length: "...), int64(len(*buf)-room), 10)
-	h = append(h, "\r\n\r\n"...)
-	if len(h) > room { // a version of that length
-		*buf = append(h, (*buf)[room:]...)
-		h = nil
-	}
+	q.head = append(h, "\r\n\r\n"...)
 	if !q.extend(now) {
 		return false
 	}
-	from := (room - len(h)) % room
-	copy((*buf)[from:], h)
+	from := room - len(q.head)
+	copy((*buf)[from:], q.head)
 	_, err := q.c.UnixConn.Write((*buf)[from:])
 	return err == nil
 }

@@ -147,14 +147,14 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 func (s *Server) PublishSecret(sec *sinks.Secret) {
 	old := s.secrets.put(sec.Name, s.newSecretItem(sec), nil)
 	if old.item == nil || old.item.secret.Version != sec.Version {
-		s.Emit(Event{Type: "secret.changed", Kind: access.Secret, Name: sec.Name, Attrs: map[string]any{"version": sec.Version}})
+		s.Emit(Event{Type: "secret.changed", Kind: access.Secret, Name: sec.Name, Attrs: []Attr{{"version", sec.Version}}})
 	}
 }
 
 // WithdrawSecret purges a secret: from now on reads are answered with why.
 func (s *Server) WithdrawSecret(name string, why *Problem) {
 	if old := s.secrets.put(name, nil, why); old.item != nil {
-		s.Emit(Event{Type: "secret.withdrawn", Kind: access.Secret, Name: name, Attrs: map[string]any{"code": why.Code}})
+		s.Emit(Event{Type: "secret.withdrawn", Kind: access.Secret, Name: name, Attrs: []Attr{{"code", why.Code}}})
 	}
 }
 
@@ -163,15 +163,15 @@ func (s *Server) PublishCertificate(c *sinks.Certificate) {
 	it := newCertificateItem(c)
 	old := s.certificates.put(c.Name, it, nil)
 	if old.item == nil || old.item.version != it.version {
-		s.Emit(Event{Type: "certificate.changed", Kind: access.Certificate, Name: c.Name, Attrs: map[string]any{
-			"generation": c.Generation, "serial": c.Serial, "not_after": stamp(c.NotAfter)}})
+		s.Emit(Event{Type: "certificate.changed", Kind: access.Certificate, Name: c.Name, Attrs: []Attr{
+			{"generation", c.Generation}, {"serial", c.Serial}, {"not_after", stamp(c.NotAfter)}}})
 	}
 }
 
 // WithdrawCertificate purges a certificate.
 func (s *Server) WithdrawCertificate(name string, why *Problem) {
 	if old := s.certificates.put(name, nil, why); old.item != nil {
-		s.Emit(Event{Type: "certificate.withdrawn", Kind: access.Certificate, Name: name, Attrs: map[string]any{"code": why.Code}})
+		s.Emit(Event{Type: "certificate.withdrawn", Kind: access.Certificate, Name: name, Attrs: []Attr{{"code", why.Code}}})
 	}
 }
 
