@@ -42,7 +42,7 @@ func (s *Server) answer(ctx context.Context, c net.Conn) {
 		}
 	}
 	if err != nil {
-		q.refuse(err)
+		q.refuse(ctx, err)
 		return
 	}
 	if s.holders != nil { // before it has it: better told once too often than never
@@ -50,7 +50,7 @@ func (s *Server) answer(ctx context.Context, c net.Conn) {
 			s.cfg.Log.Warn("a change of the credential will not be told", "unit", q.at.unit, "credential", q.at.id, "err", err)
 		}
 	}
-	if err := q.write(content); err != nil {
+	if err := q.write(ctx, content); err != nil {
 		s.cfg.Log.Warn("credential not delivered", "unit", q.at.unit, "credential", q.at.id, "err", err)
 	}
 }
@@ -145,25 +145,30 @@ func (q *call) identify() error {
 
 // refuse keeps the unit from starting. Closing the connection would be an empty
 // credential.
-func (q *call) refuse(why error) {
+func (q *call) refuse(ctx context.Context, why error) {
 	q.s.cfg.Log.Warn("credential refused; the unit does not start", "unit", q.at.unit, "credential", q.at.id,
 		"uid", q.peer.UID, "pid", q.peer.PID, "err", why)
 	q.entry.Error, q.entry.Duration = why.Error(), time.Since(q.start)
 	if err := q.s.cfg.Audit.Append(&q.entry); err != nil {
 		q.s.cfg.Log.Debug("refusal not recorded", "err", err)
 	}
-	_ = q.write(poison()) // the service manager hangs up when it has read enough
+	_ = q.write(ctx, poison()) // the service manager hangs up when it has read enough
 }
 
-func (s *Server) refuseStopping(c net.Conn) {
+func (s *Server) refuseStopping(ctx context.Context, c net.Conn) {
 	defer c.Close()
 	q := &call{s: s, c: c}
-	_ = q.write(poison()) // as in refuse
+	_ = q.write(ctx, poison()) // as in refuse
 }
 
-func (q *call) write(b []byte) error {
-	if err := q.c.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
-		return err
+// write sends an answer and ends it. The service manager is waited for until the
+// agent stops, as part of an answer would be a credential to it; others are not.
+func (q *call) write(ctx context.Context, b []byte) error {
+	limit := func() { _ = q.c.SetWriteDeadline(time.Now().Add(writeTimeout)) } // it cannot fail on an open connection
+	if q.entry.Peer != nil && q.peer.UID == 0 {
+		defer context.AfterFunc(ctx, limit)()
+	} else {
+		limit()
 	}
 	_, err := q.c.Write(b)
 	if c, ok := q.c.(*net.UnixConn); ok {

@@ -162,7 +162,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		c, err := ln.Accept()
 		if ctx.Err() != nil {
 			if c != nil {
-				s.refuseStopping(c)
+				s.refuseStopping(ctx, c)
 			}
 			return nil
 		}
