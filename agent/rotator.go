@@ -75,6 +75,7 @@ type rotator struct {
 	notice  string       // owned by run: what does not fit the configuration
 	given   *credentials // owned by run: brought by an operator, used once
 	waiting []ask        // owned by run: answered at the next success or failure
+	turn    bool         // owned by run: it has one of turns
 	doubted bool         // owned by run: a doubt was taken up and is not settled
 	checked time.Time    // owned by run: when one was last looked into
 	missing bool         // owned by run: not every sink has what is in use
@@ -132,27 +133,51 @@ func (r *rotator) run(ctx context.Context) error {
 			step, at = r.look()
 			continue
 		}
-		if !r.turns.take(ctx, r.rec.Current.NotAfter) {
-			return nil
-		}
-		rec, err := r.take(ctx, step)
-		r.turns.give()
-		if err != nil && ctx.Err() != nil {
-			return nil
-		}
+		var err error
+		step, at, err = r.work(ctx, step)
+		r.giveTurn()
 		if err != nil {
-			rec = r.failed(rec, step, err)
-		} else {
-			rec.settled(step)
-		}
-		if err := r.keep(ctx, rec); err != nil {
 			return err
 		}
-		taken := step
-		step, at = r.look() // who gets an answer sees in the status what it was about
-		r.answer(taken, err)
 	}
 	return nil
+}
+
+// work takes steps until there is nothing to do but wait, all in one turn: who
+// is in the midst of it does not stand back for somebody less urgent.
+func (r *rotator) work(ctx context.Context, s step) (step, time.Time, error) {
+	for {
+		r.turn = r.turn || r.turns.take(ctx, r.rec.Current.NotAfter)
+		if !r.turn {
+			return s, time.Time{}, nil
+		}
+		rec, err := r.take(ctx, s)
+		if err != nil && ctx.Err() != nil {
+			return s, time.Time{}, nil
+		}
+		if err != nil {
+			rec = r.failed(rec, s, err)
+		} else {
+			rec.settled(s)
+		}
+		if err := r.keep(ctx, rec); err != nil {
+			return s, time.Time{}, err
+		}
+		next, at := r.look() // who gets an answer sees in the status what it was about
+		r.answer(s, err)
+		if next == stepWait || ctx.Err() != nil {
+			return next, at, nil
+		}
+		s = next
+	}
+}
+
+// giveTurn lets another of the same issuer's rotators work.
+func (r *rotator) giveTurn() {
+	if r.turn {
+		r.turns.give()
+	}
+	r.turn = false
 }
 
 // look decides what is to be done now, and tells others.
@@ -195,6 +220,7 @@ func (r *rotator) keep(ctx context.Context, rec record) error {
 
 // hold waits before state is written again, and says so to all who ask.
 func (r *rotator) hold(ctx context.Context, rec record, n int, err error) {
+	r.giveTurn()
 	now := r.clock()
 	rec.Error, rec.ErrorAt, rec.RetryAt = err.Error(), now, now.Add(backoff(n, time.Minute))
 	for _, a := range r.waiting {
@@ -272,6 +298,17 @@ func (r *rotator) wait(ctx context.Context, at time.Time) {
 	select {
 	case <-ctx.Done():
 	case <-t.C:
+		if r.clock().Sub(at) > setBy {
+			// So late it is because the clock was moved. That is noticed soon, and
+			// then all line up; who goes now goes before somebody more urgent.
+			t.Reset(clockCheck)
+			select {
+			case <-ctx.Done():
+			case <-t.C:
+			case <-r.wake:
+				r.rec.RetryAt = time.Time{}
+			}
+		}
 	case <-r.wake:
 		r.rec.RetryAt = time.Time{}
 	case <-r.doubts:

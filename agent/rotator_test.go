@@ -95,9 +95,10 @@ func (m *memKeys) count() (keys, retired int) {
 
 // A testCA issues certificates of a fixed life and remembers what it did.
 type testCA struct {
-	life time.Duration
-	key  crypto.Signer
-	cert *x509.Certificate
+	life  time.Duration // 0 = as long as asked for
+	clock func() time.Time
+	key   crypto.Signer
+	cert  *x509.Certificate
 
 	mu         sync.Mutex
 	down       func() error // asked first; nil = up
@@ -129,7 +130,7 @@ func newTestCA(t *testing.T, life time.Duration) *testCA {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &testCA{life: life, key: key, cert: cert}
+	return &testCA{life: life, clock: time.Now, key: key, cert: cert}
 }
 
 func (ca *testCA) Issue(_ context.Context, req upstream.CertificateRequest) (upstream.Issued, error) {
@@ -165,7 +166,10 @@ func (ca *testCA) Issue(_ context.Context, req upstream.CertificateRequest) (ups
 	tmpl := &x509.Certificate{
 		SerialNumber: big.NewInt(int64(len(ca.requests) + 1)), Subject: csr.Subject, DNSNames: csr.DNSNames,
 		IPAddresses: csr.IPAddresses, EmailAddresses: csr.EmailAddresses, URIs: csr.URIs,
-		NotBefore: time.Now().Add(-day), NotAfter: time.Now().Add(ca.life), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		NotBefore: ca.clock().Add(-day), NotAfter: ca.clock().Add(ca.life), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}
+	if ca.life == 0 {
+		tmpl.NotAfter = ca.clock().Add(req.Options.Duration)
 	}
 	pub := csr.PublicKey
 	if ca.change != nil {
