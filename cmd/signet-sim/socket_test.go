@@ -13,11 +13,14 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -54,16 +57,10 @@ func TestSocketEndToEnd(t *testing.T) {
 			t.Errorf("no metric %s", name)
 		}
 	}
+	c.explains()
+	c.do("POST", "/v1/certificates/host/renew", "{}", "Content-Type: application/json")
 	h.stop()
-	// What is left of it is whole, and signed to the end.
-	bin, err := programs()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := exec.Command(filepath.Join(bin, "signet"), "audit", "verify", "--file", filepath.Join(h.dir, "state", "audit.jsonl")).CombinedOutput()
-	if err != nil || !bytes.Contains(out, []byte("the last 1 not yet")) {
-		t.Errorf("audit: %v, %s", err, out)
-	}
+	c.audits()
 }
 
 type socketClient struct {
@@ -245,5 +242,85 @@ func (c socketClient) replacesRefusedTokens() {
 	operated("fault", "add", "senhasegura", "status", "--status", "401", "--method", "POST", "--path", path, "--count", "2")
 	if r, _ := c.do("POST", "/v1/upstreams/pam/proxy"+path, "{}"); r.StatusCode != 401 {
 		c.Errorf("POST refused twice: %d", r.StatusCode)
+	}
+}
+
+// signet runs the program, which has to succeed, and returns what it printed.
+func (c socketClient) signet(args ...string) string {
+	c.Helper()
+	bin, err := programs()
+	if err != nil {
+		c.Fatal(err)
+	}
+	cmd := exec.Command(filepath.Join(bin, "signet"), append([]string{"--socket", filepath.Join(c.dir, "signet.sock")}, args...)...)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		c.Errorf("signet %v: %v: %s", args, err, out)
+	}
+	return string(out)
+}
+
+// explains asks which rule gives the credential to this user, and to a unit.
+func (c socketClient) explains() {
+	c.Helper()
+	me, err := user.Current()
+	if err != nil {
+		c.Fatal(err)
+	}
+	if got, want := c.signet("policy", "explain", "--uid", me.Username, "--kind", "secret", "db"), "allowed: policy[0], user "+me.Username; !strings.Contains(got, want) {
+		c.Errorf("explain a user: %s, want %s", got, want)
+	}
+	if got := c.signet("policy", "explain", "--unit", "app.service", "--kind", "secret", "db"); !strings.Contains(got, "denied: no rule of the policy allows it") {
+		c.Errorf("explain a unit: %s", got)
+	}
+}
+
+// audits looks at what is left of all that: each kind of access and of change
+// has its line, with all columns; the lines are whole, and signed to the end.
+func (c socketClient) audits() {
+	c.Helper()
+	path := filepath.Join(c.dir, "state", "audit.jsonl")
+	if out := c.signet("audit", "verify", "--file", path); !strings.Contains(out, "the last 1 not yet") {
+		c.Errorf("audit: %s", out)
+	}
+	blob, err := os.ReadFile(path)
+	if err != nil {
+		c.Fatal(err)
+	}
+	type line struct {
+		ID, Time, Resource, Event, Method, Outcome, Error string
+		Status                                            int
+		Duration                                          float64
+		Caller                                            *struct {
+			UID, GID, PID int
+			How           string
+		}
+	}
+	seen := map[string]bool{}
+	for text := range bytes.Lines(blob) {
+		var l line
+		if err := json.Unmarshal(text, &l); err != nil {
+			c.Fatal(err)
+		}
+		seen[l.Event+" "+l.Resource+" "+l.Outcome] = true
+		if l.Time == "" || l.Outcome == "" {
+			c.Errorf("no time or outcome: %s", text)
+		}
+		if l.Caller != nil && (l.ID == "" || l.Caller.UID != os.Getuid() || l.Caller.PID == 0 || l.Caller.How == "" || l.Method == "" || l.Status == 0 || l.Duration <= 0) {
+			c.Errorf("a column is missing: %s", text)
+		}
+	}
+	for _, want := range []string{
+		"secret.read secret/db ok", "secret.read secret/nosuch denied", "secret.refused secret/db ok", "certificate.read certificate/host ok",
+		"key.sign key/host ok", "key.read key/host ok", "token.read token/pam ok", "proxy.call proxy/pam ok", "proxy.call proxy/pam denied",
+		"policy.explain  ok", "certificate.renew certificate/host ok", // administration
+		"secret.changed secret/db ok", "certificate.issued certificate/host ok", "token.issued token/pam ok", // changes
+	} {
+		if !seen[want] {
+			c.Errorf("no line of the audit says %q", want)
+		}
+	}
+	if c.Failed() {
+		c.Logf("there are: %v", slices.Sorted(maps.Keys(seen)))
 	}
 }
