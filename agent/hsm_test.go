@@ -10,10 +10,14 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/big"
+	"net"
+	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/user"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -24,6 +28,7 @@ import (
 	"github.com/signet-agent/signet/agent/config"
 	"github.com/signet-agent/signet/agent/store"
 	"github.com/signet-agent/signet/hsm/hsmtest"
+	"github.com/signet-agent/signet/sinks"
 	"github.com/signet-agent/signet/sinks/socket"
 )
 
@@ -231,13 +236,80 @@ func storesCertificate(t *testing.T, b backend, s *hsmtest.SoftHSM) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v.Chain = [][]byte{der}
+	v.Chain, v.NotBefore, v.NotAfter = [][]byte{der}, template.NotBefore, template.NotAfter
 	if err := b.rotators["host"].publish(t.Context(), v); err != nil {
 		t.Fatal(err)
 	}
 	if out := s.Tool("-O", "--type", "cert"); !strings.Contains(out, v.KeyID) {
 		t.Errorf("certificates on the token:\n%s", out)
 	}
+}
+
+// TestTokenGone holds that everything that was published goes on being served while
+// the token is away, that the status and `signet doctor` say so, and that keys
+// are there again when it is back.
+func TestTokenGone(t *testing.T) {
+	s := hsmtest.New(t)
+	s.InitToken("spare")
+	me, err := user.Current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := twoTokens(t, s)
+	cfg.Policy = []config.Rule{{Callers: config.Callers{Users: []string{me.Username}}, Allow: config.Allow{Secrets: []string{"*"}, Certificates: []string{"*"}}}}
+	b := backend{running(t, cfg)}
+	eventually(t, "keys", func() error {
+		keys, err := b.Keys(all)
+		if err == nil && len(keys) != 2 {
+			err = fmt.Errorf("%d keys", len(keys))
+		}
+		return err
+	})
+	storesCertificate(t, b, s)
+	now := time.Now()
+	b.publishSecret(&sinks.Secret{Name: "db", Version: "1", Fields: sinks.FieldsOf(value("one")), FetchedAt: now, FreshUntil: now.Add(time.Hour), UsableUntil: now.Add(time.Hour)})
+	caller := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", cfg.SocketPath())
+	}}}
+	served := func(when string) {
+		t.Helper()
+		for path, want := range map[string]string{"secrets/db": `"password":"one"`, "certificates/host": "BEGIN CERTIFICATE"} {
+			resp, err := caller.Get("http://signet/v1/" + path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, err := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			if err != nil || resp.StatusCode != http.StatusOK || !strings.Contains(string(body), want) {
+				t.Errorf("%s, %s: %s %s, %v", path, when, resp.Status, body, err)
+			}
+		}
+	}
+	served("with the token")
+
+	away := filepath.Join(s.Dir, "away")
+	if err := errors.Join(os.Rename(s.Tokens, away), os.Mkdir(s.Tokens, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the status says that the token is gone", func() error {
+		if text := fmt.Sprintf("%+v", b.status(time.Now())); !strings.Contains(text, "CKR_TOKEN_NOT_PRESENT") {
+			return errors.New(text)
+		}
+		return nil
+	})
+	if text := fmt.Sprintf("%+v", b.Doctor(t.Context())); !strings.Contains(text, "Name:hsm main Status:failed") {
+		t.Errorf("doctor: %s", text)
+	}
+	served("without the token")
+
+	if err := errors.Join(os.Remove(s.Tokens), os.Rename(away, s.Tokens)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the token is back", func() error {
+		_, _, err := b.Sign(t.Context(), "host", socket.SignRequest{Hash: "SHA-256", Digest: make([]byte, 32)})
+		return err
+	})
+	served("with the token again")
 }
 
 // TestPublishedWhenTheTokenComes holds that a certificate which could not be
