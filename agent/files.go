@@ -79,7 +79,7 @@ func accessOf(e config.Entry, f config.File) config.Access {
 }
 
 func (a *Agent) onDrift(d files.Drift) {
-	a.emit(event{Type: eventFileRepaired, Name: d.Path, Error: d.What, At: d.At})
+	a.emit(event{Type: eventFileRepaired, Name: d.Path, Error: d.String(), At: d.At})
 }
 
 func (a *Agent) fileItems() []Item {

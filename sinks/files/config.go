@@ -87,6 +87,14 @@ type Drift struct {
 	At       time.Time
 }
 
+// String is what was changed, and whose and how readable it was found.
+func (d Drift) String() string {
+	if d.What == "deleted" {
+		return d.What
+	}
+	return fmt.Sprintf("%s; found with owner %d:%d and mode %04o", d.What, d.UID, d.GID, d.Mode)
+}
+
 // Config configures Files.
 type Config struct {
 	Files []File

@@ -235,6 +235,9 @@ func TestDriftIsRepairedWithinASecond(t *testing.T) {
 			if len(r.drifted) != 1 || r.drifted[0].What != tt.what || r.drifted[0].Path != path {
 				t.Errorf("told of %+v, want %s once", r.drifted, tt.what)
 			}
+			if said := r.drifted[0].String(); tt.what == "owner" && said != "owner; found with owner 65534:65534 and mode 0640" || tt.what == "deleted" && said != tt.what {
+				t.Errorf("said as %q", said)
+			}
 		})
 	}
 }

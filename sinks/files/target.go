@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
@@ -241,8 +240,7 @@ func (t *target) repair(fs *Files, path, what string, st unix.Stat_t) bool {
 	if t.reported != path+what {
 		t.reported = path + what
 		d := Drift{Target: t.path, Path: path, What: what, UID: st.Uid, GID: st.Gid, Mode: modeOf(st), At: time.Now()}
-		fs.cfg.Log.Warn("file was changed by somebody else; it is put right", "file", path, "what", what,
-			"uid", d.UID, "gid", d.GID, "mode", fmt.Sprintf("%#o", d.Mode))
+		fs.cfg.Log.Warn("file was changed by somebody else; it is put right", "file", path, "what", d.String())
 		if fs.cfg.Drifted != nil {
 			fs.cfg.Drifted(d)
 		}
