@@ -235,11 +235,14 @@ func (r *record) kind(now time.Time) upstream.RequestKind {
 	return upstream.Renew
 }
 
-// settled forgets what failed before a step that went well. A failure of another
-// step is not over with a check; nor is one to prove a certificate when it was
-// asked for again, or an issuer that gives the same each time would be asked
-// without end.
+// settled forgets what failed before a step that went well. To warn is no such
+// step. A failure of another step is not over with a check; nor is one to prove a
+// certificate when it was asked for again, or an issuer that gives the same each
+// time would be asked without end.
 func (r *record) settled(s step) {
+	if s == stepWarn {
+		return
+	}
 	r.RetryAt, r.Lost = time.Time{}, ""
 	if s == stepCheck && r.Failed != stepCheck || s == stepSubmit && r.Failed == stepProve {
 		return

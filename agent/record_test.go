@@ -71,6 +71,25 @@ func TestNext(t *testing.T) {
 	}
 }
 
+func TestOnlyWhatWentWellIsOver(t *testing.T) {
+	at := time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC)
+	for _, tt := range []struct {
+		failed, well step
+		over         bool
+	}{
+		{stepSubmit, stepSubmit, true}, {stepProve, stepProve, true}, {stepCheck, stepCheck, true}, {stepReserve, stepPublish, true},
+		{stepSubmit, stepWarn, false}, {stepSubmit, stepCheck, false}, {stepProve, stepSubmit, false},
+	} {
+		r := record{Failures: 3, Failed: tt.failed, Error: "no", ErrorAt: at, RetryAt: at, Lost: "call"}
+		if r.settled(tt.well); (r.Failures == 0) != tt.over || (r.Error == "") != tt.over {
+			t.Errorf("%s failed, %s went well: over %v, want %v", tt.failed, tt.well, !tt.over, tt.over)
+		}
+		if kept := !r.RetryAt.IsZero() && r.Lost != ""; kept != (tt.well == stepWarn) {
+			t.Errorf("%s failed, %s went well: wait or loss kept %v", tt.failed, tt.well, kept)
+		}
+	}
+}
+
 func TestRenewalIsDueAtTwoThirdsOrThirtyDaysAhead(t *testing.T) {
 	start := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
 	for _, tt := range []struct {
