@@ -10,6 +10,7 @@ import (
 
 	"github.com/signet-agent/signet/hsm"
 	"github.com/signet-agent/signet/hsm/hsmtest"
+	"github.com/signet-agent/signet/hsm/wire"
 )
 
 // closedBy waits until the token says why it is closed.
@@ -160,6 +161,19 @@ func TestPINMessages(t *testing.T) {
 				t.Errorf("%d logins, want %d", n, tt.logins)
 			}
 		})
+	}
+}
+
+// TestTokenSaysWhatItWants holds that a token which wants its PIN changed, or
+// cannot be written to, is used as far as that goes, and that this is told.
+func TestTokenSaysWhatItWants(t *testing.T) {
+	t.Parallel()
+	s := hsmtest.NewShim(t)
+	s.AddFlags(wire.FlagPINToBeChanged | wire.FlagWriteProtected)
+	token, _ := open(t, s.Config(&hsmtest.Ledger{}, nil))
+	want := []string{"the token is read-only: no new keys", "the token wants its PIN changed"}
+	if got := token.Status().Limits; !slices.Equal(got, want) {
+		t.Errorf("told %q, want %q", got, want)
 	}
 }
 

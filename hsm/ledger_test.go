@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -17,19 +18,28 @@ import (
 )
 
 // TestUnknownObjectsAreLeftAlone holds that what the ledger does not know is
-// reported and survives everything that Signet does.
+// reported and survives everything that Signet does, even the cleaning up after a
+// generation that may have been cut short, and even without a name.
 func TestUnknownObjectsAreLeftAlone(t *testing.T) {
 	t.Parallel()
 	s, ledger, guard := fresh(t)
 	s.Tool("--keypairgen", "--key-type", "EC:prime256v1", "--id", "0a0b", "--label", "theirs")
+	s.Tool("--keypairgen", "--key-type", "EC:prime256v1")
 	token, stop := open(t, s.Config(ledger, guard))
 	newKey(t, token, "host", hsm.ECDSAP256)
+	if _, err := token.Reserve("late", hsm.ECDSAP256); err != nil {
+		t.Fatal(err)
+	}
 	stop()
 	token, _ = open(t, s.Config(ledger, guard))
+	settle(t, token)
 	unknown, err := token.Unknown(t.Context())
-	want := hsm.Object{ID: "0a0b", Label: "theirs", What: "private key, public key"}
-	if err != nil || !slices.Contains(unknown, want) || len(unknown) != 1 {
-		t.Errorf("unknown objects %+v, %v; want %+v", unknown, err, want)
+	want := []hsm.Object{
+		{ID: "0a0b", Label: "theirs", What: "private key, public key"},
+		{What: "private key without ID"}, {What: "public key without ID"},
+	}
+	if diff := cmp.Diff(want, unknown); err != nil || diff != "" {
+		t.Errorf("unknown objects (-want +got): %v\n%s", err, diff)
 	}
 }
 
@@ -383,6 +393,24 @@ func TestBadConfigurations(t *testing.T) {
 		token, _ := start(t, cfg)
 		if _, err := token.Wrap(t.Context(), []byte("x")); !errors.Is(err, hsm.ErrInvalid) {
 			t.Errorf("got %v, want ErrInvalid", err)
+		}
+	})
+	t.Run("chosen by serial", func(t *testing.T) {
+		cfg := s.Config(&hsmtest.Ledger{}, nil)
+		cfg.Label = "twin"
+		token, stop := start(t, cfg)
+		serials := regexp.MustCompile(`serial ([0-9a-f]+)`).FindAllStringSubmatch(closedBy(t, token).Error(), -1)
+		stop()
+		for _, found := range serials { // the error has named both
+			cfg.Serial = found[1]
+			token, stop := open(t, cfg)
+			if got := token.Status().Serial; got != cfg.Serial {
+				t.Errorf("opened serial %s, want %s", got, cfg.Serial)
+			}
+			stop()
+		}
+		if len(serials) != 2 {
+			t.Errorf("the error names serials %v, want both", serials)
 		}
 	})
 	t.Run("chosen by URI", func(t *testing.T) {

@@ -20,9 +20,9 @@ func TestSandbox(t *testing.T) {
 		change func(*hsm.Config)
 		want   string
 	}{
-		{"as usual", func(*hsm.Config) {}, "network refused local allowed program refused"},
-		{"network HSM", func(c *hsm.Config) { c.Network = true }, "network allowed local allowed program refused"},
-		{"switched off", func(c *hsm.Config) { c.NoSandbox = true }, "network allowed local allowed program allowed"},
+		{"as usual", func(*hsm.Config) {}, "network refused local allowed program refused dump refused"},
+		{"network HSM", func(c *hsm.Config) { c.Network = true }, "network allowed local allowed program refused dump refused"},
+		{"switched off", func(c *hsm.Config) { c.NoSandbox = true }, "network allowed local allowed program allowed dump refused"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := hsmtest.NewShim(t)
@@ -41,10 +41,44 @@ func TestSandbox(t *testing.T) {
 			if err != nil || !strings.Contains(string(status), "NoNewPrivs:\t1") {
 				t.Errorf("the worker may gain privileges; %v", err)
 			}
+			listensNowhere(t, token.Status().PID)
 			limits, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(token.Status().PID), "limits"))
 			if err != nil || !strings.Contains(strings.Join(strings.Fields(string(limits)), " "), "Max core file size 0 0") {
 				t.Errorf("the worker may dump core; %v", err)
 			}
 		})
+	}
+}
+
+// listensNowhere checks that no socket of a process has an address.
+func listensNowhere(t *testing.T, pid int) {
+	t.Helper()
+	proc := filepath.Join("/proc", strconv.Itoa(pid))
+	open, err := filepath.Glob(filepath.Join(proc, "fd", "*"))
+	if err != nil || len(open) == 0 {
+		t.Fatalf("open files of the worker: %v, %v", open, err)
+	}
+	own := map[string]bool{}
+	for _, fd := range open {
+		name, _ := os.Readlink(fd)
+		if inode, ok := strings.CutPrefix(name, "socket:["); ok {
+			own[strings.TrimSuffix(inode, "]")] = true
+		}
+	}
+	if len(own) == 0 {
+		t.Error("the worker has no sockets at all")
+	}
+	// The inode is in this column, and a path in one after it.
+	for table, column := range map[string]int{"unix": 6, "tcp": 9, "tcp6": 9, "udp": 9, "udp6": 9} {
+		b, err := os.ReadFile(filepath.Join(proc, "net", table))
+		if err != nil {
+			continue // such as a host without IPv6
+		}
+		for line := range strings.Lines(string(b)) {
+			f := strings.Fields(line)
+			if len(f) > column && own[f[column]] && (table != "unix" || len(f) > column+1) {
+				t.Errorf("the worker has an address: %s", line)
+			}
+		}
 	}
 }

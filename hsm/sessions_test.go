@@ -96,3 +96,23 @@ func TestModuleIsToldOfThreads(t *testing.T) {
 		t.Error("C_Initialize without CKF_OS_LOCKING_OK")
 	}
 }
+
+// TestWhatKeepsATokenClosedIsTold holds that each of the ways in which a token
+// cannot be reached has its name, and a hint. (T57)
+func TestWhatKeepsATokenClosedIsTold(t *testing.T) {
+	t.Parallel()
+	for rv, name := range map[string]string{
+		"0x5": "CKR_GENERAL_ERROR", "0x6": "CKR_FUNCTION_FAILED", "0x30": "CKR_DEVICE_ERROR", "0x32": "CKR_DEVICE_REMOVED",
+		"0xe0": "CKR_TOKEN_NOT_PRESENT", "0xe1": "CKR_TOKEN_NOT_RECOGNIZED",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := hsmtest.NewShim(t)
+			s.Rules("C_OpenSession 0 " + rv)
+			token, _ := start(t, s.Config(&hsmtest.Ledger{}, nil))
+			if e := closedBy(t, token); e.Name != name || e.CKR == 0 || e.Hint() == "" {
+				t.Errorf("got %v (hint %q), want %s", e, e.Hint(), name)
+			}
+		})
+	}
+}

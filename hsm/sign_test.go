@@ -94,6 +94,30 @@ func refused(t *testing.T, key *hsm.Key, digest []byte, opts crypto.SignerOpts) 
 	}
 }
 
+// TestNonsenseNeedsNoToken holds that what makes no sense is refused before the
+// module sees it: it is refused in the same way when there is none.
+func TestNonsenseNeedsNoToken(t *testing.T) {
+	t.Parallel()
+	s, ledger, guard := fresh(t)
+	token, stop := open(t, s.Config(ledger, guard))
+	key := newKey(t, token, "host", hsm.RSA2048)
+	stop()
+	digest := make([]byte, 32)
+	if _, err := key.Sign(rand.Reader, digest, crypto.SHA256); !errors.Is(err, hsm.ErrClosed) {
+		t.Fatalf("signing without token: %v", err)
+	}
+	refused(t, key, digest, crypto.SHA1)
+	refused(t, key, digest, crypto.SHA512_256)
+	refused(t, key, digest[1:], crypto.SHA256)
+	refused(t, key, digest, &rsa.PSSOptions{SaltLength: 7, Hash: crypto.SHA256})
+	if _, err := token.Reserve("host", "rsa-1024"); !errors.Is(err, hsm.ErrInvalid) {
+		t.Errorf("a type that there is not: %v", err)
+	}
+	if _, err := token.Key(t.Context(), "00"); !errors.Is(err, hsm.ErrNoKey) {
+		t.Errorf("a key that is not there: %v", err)
+	}
+}
+
 // selfSigned is a certificate for the key, signed by it.
 func selfSigned(t testing.TB, key *hsm.Key) *x509.Certificate {
 	t.Helper()

@@ -82,6 +82,9 @@ func (s *Shim) Rules(rules ...string) {
 	}
 }
 
+// AddFlags makes the tokens state these flags too.
+func (s *Shim) AddFlags(flags uint) { s.write("flags", fmt.Sprintf("%#x\n", flags)) }
+
 // LockAfterThree makes the token count wrong PINs from now on.
 func (s *Shim) LockAfterThree() { s.write("lockout", "0\n") }
 

@@ -8,8 +8,10 @@
  *             takes effect in one process only.
  *   lockout   if it exists, three wrong PINs lock the token, for good; the count
  *             is kept in the file.
+ *   flags     if it exists, its number is added to the flags of every token.
  *   escape    if it exists, C_Initialize tries to open a TCP socket and to run a
- *             program, and appends what came of it: "allowed" or "refused".
+ *             program, and whether the process can be dumped, and appends what
+ *             came of it: "allowed" or "refused".
  *   calls     if it exists, C_Finalize writes into it how often some functions
  *             were called, and "threads": whether C_Initialize was told of them.
  *   logins    one line is appended for each C_Login, with what came of it.
@@ -22,6 +24,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -107,6 +110,7 @@ static void escape(void) {
 	if (s >= 0) close(s);
 	execv(argv[0], argv);
 	fprintf(f, "program %s\n", errno == EPERM ? "refused" : "allowed");
+	fprintf(f, "dump %s\n", prctl(PR_GET_DUMPABLE) == 0 ? "refused" : "allowed");
 	fclose(f);
 }
 
@@ -144,17 +148,20 @@ FORWARD(GENERATEKEY, GenerateKey, (ck a, void *b, void *c, ck d, ck *e), (a, b, 
 FORWARD(GENERATEKEYPAIR, GenerateKeyPair, (ck a, void *b, void *c, ck d, void *e, ck f, ck *g, ck *h), (a, b, c, d, e, f, g, h))
 FORWARD(WRAPKEY, WrapKey, (ck a, void *b, ck c, ck d, void *e, ck *f), (a, b, c, d, e, f))
 
-/* wrong_pins is how many were counted, -1 if they are not. */
-static int wrong_pins(void) {
+/* number is what a file holds, or without it, otherwise. */
+static int number(const char *name, int otherwise) {
 	char path[512];
 	int n = 0;
-	in_dir(path, sizeof path, "lockout");
+	in_dir(path, sizeof path, name);
 	FILE *f = fopen(path, "r");
-	if (f == NULL) return -1;
-	if (fscanf(f, "%d", &n) != 1) n = 0;
+	if (f == NULL) return otherwise;
+	if (fscanf(f, "%i", &n) != 1) n = 0;
 	fclose(f);
 	return n;
 }
+
+/* wrong_pins is how many were counted, -1 if they are not. */
+static int wrong_pins(void) { return number("lockout", -1); }
 
 static void set_wrong_pins(int n) {
 	char path[512];
@@ -193,6 +200,7 @@ static ck my_GetTokenInfo(ck slot, unsigned char *info) {
 	if (wrong == 1) *flags |= FLAG_LOW;
 	if (wrong == 2) *flags |= FLAG_LOW | FLAG_FINAL;
 	if (wrong >= 3) *flags |= FLAG_LOCKED;
+	*flags |= number("flags", 0);
 	return 0;
 }
 
