@@ -249,6 +249,62 @@ func TestARefusedTokenIsReplacedOnce(t *testing.T) {
 	})
 }
 
+// What the server and the way to it do wrong: a read is made again where that
+// may help, a change never.
+func TestFaults(t *testing.T) {
+	const ok = upstream.Code("")
+	slow := upstreamtest.Fault{Kind: upstreamtest.FaultSlow, Delay: upstreamtest.Duration(time.Hour)}
+	for _, tt := range []struct {
+		name         string
+		fault        upstreamtest.Fault
+		read, change upstream.Code
+		calls        int // that the read takes; 0 is any
+	}{
+		{"429", ciphertrusttest.Failure(429, 1), upstream.Unavailable, upstream.Busy, 1},
+		{"500", ciphertrusttest.Failure(500, 1), upstream.Unavailable, upstream.Unavailable, 1},
+		{"502", ciphertrusttest.Failure(502, 1), ok, upstream.Unavailable, 2},
+		{"503", ciphertrusttest.Failure(503, 1), ok, upstream.Unavailable, 2},
+		{"504", ciphertrusttest.Failure(504, 1), ok, upstream.Unavailable, 2},
+		{"connection dropped", upstreamtest.Fault{Kind: upstreamtest.FaultDrop, Count: 1}, ok, upstream.Unavailable, 2},
+		{"answer lost", upstreamtest.Fault{Kind: upstreamtest.FaultLost, Count: 1}, ok, upstream.Unavailable, 2},
+		{"slow", slow, upstream.Unavailable, upstream.Unavailable, 0},
+		{"another CA", upstreamtest.Fault{Kind: upstreamtest.FaultWrongCA}, upstream.Unavailable, upstream.Unavailable, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBed(t)
+				c := b.asAdmin()
+				if _, err := c.Self(t.Context()); err != nil { // there is an API token
+					t.Fatal(err)
+				}
+				code := func(err error) upstream.Code {
+					b.server.Faults.Clear()
+					b.http.Reset()
+					if err == nil {
+						return ok
+					}
+					return upstream.CodeOf(err)
+				}
+				add := func() {
+					synctest.Wait() // for the end of the call before, whose caller has gone
+					b.server.Log.Clear()
+					b.server.Faults.Add(tt.fault)
+				}
+				add()
+				_, err := c.Fetch(t.Context(), "mypass")
+				if got, n := code(err), len(b.server.Log.Entries()); got != tt.read || tt.calls > 0 && n != tt.calls {
+					t.Errorf("read: %d calls, %v; want %d, %s", n, err, tt.calls, tt.read)
+				}
+				add()
+				_, err = c.CreateGroup(t.Context(), ciphertrust.GroupSettings{Name: "g"})
+				if got, n := code(err), len(b.server.Log.Entries()); got != tt.change || n > 1 {
+					t.Errorf("change: %d calls, %v; want %s", n, err, tt.change)
+				}
+			})
+		})
+	}
+}
+
 // 10,000 users are paged through, each once, without holding them.
 func TestLongListsStream(t *testing.T) {
 	if testing.Short() {
