@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/dbus"
 )
@@ -20,8 +21,10 @@ type properties interface {
 }
 
 // CanRefresh reports whether the service manager knows RefreshOnReload=. One
-// that cannot be asked does not.
+// that does not answer soon does not: the agent waits for it at its start.
 func CanRefresh(ctx context.Context) bool {
+	ctx, done := context.WithTimeout(ctx, 2*time.Second)
+	defer done()
 	conn, err := dbus.NewSystemConnectionContext(ctx)
 	if err != nil {
 		return false

@@ -88,9 +88,6 @@ func keepRunning(ctx context.Context, p *program, file string, cfg *config.Confi
 	}
 	log := slog.New(systemd.NewLogHandler(p.stderr, systemd.LogOptions{Level: level, Format: cfg.Log.Format}))
 	opt := agent.Options{Log: log, Version: versionText(), Notifier: systemd.NewNotifier(log), Loaded: saveMemory}
-	if systemd.CanRefresh(ctx) {
-		opt.Refreshes = systemd.Refreshes
-	}
 	given, held, err := systemd.Listeners()
 	if err != nil {
 		return err
@@ -113,6 +110,10 @@ func keepRunning(ctx context.Context, p *program, file string, cfg *config.Confi
 			return err
 		}
 		opt.Held, held = held, nil // they are answered once
+		opt.Refreshes = nil
+		if cfg.CredentialsSocket.Path != "" && systemd.CanRefresh(ctx) {
+			opt.Refreshes = systemd.Refreshes
+		}
 		done := make(chan error, 1)
 		go func(cfg *config.Config) { done <- agent.Run(rctx, cfg, opt) }(cfg) // which nobody else keeps
 		for next == nil {
