@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -42,8 +43,9 @@ type process struct {
 	remains     []uint64  // of interrupted generations, perhaps; owned by Ensure
 	remainsSeen time.Time // when they were seen first
 
-	next atomic.Uint64
-	done chan struct{} // closed when the process has ended
+	next    atomic.Uint64
+	drained chan struct{} // closed when all answers are read
+	done    chan struct{} // closed when the process has ended
 
 	mu      sync.Mutex
 	pending map[uint64]*pendingCall // guarded by mu; nil once the process is given up
@@ -96,7 +98,7 @@ func startProcess(path string, env []string, lanes int, log *slog.Logger) (*proc
 	if len(env) > 0 {
 		cmd.Env = append(os.Environ(), env...)
 	}
-	p := &process{cmd: cmd, socket: socket, conn: wire.NewConn(socket), lanes: signing, done: make(chan struct{}), pending: map[uint64]*pendingCall{}}
+	p := &process{cmd: cmd, socket: socket, conn: wire.NewConn(socket), lanes: signing, done: make(chan struct{}), drained: make(chan struct{}), pending: map[uint64]*pendingCall{}}
 	p.setRoom(1)
 	started := make(chan error, 1)
 	go p.run(started)
@@ -122,10 +124,18 @@ func (p *process) run(started chan<- error) {
 		return
 	}
 	err = p.cmd.Wait()
+	select {
+	case <-p.drained: // its last answer may say why
+	case <-time.After(drainTimeout): // what the library has started has the socket too
+	}
 	p.giveUp(fmt.Errorf("%w (%s)", errLost, exitText(err)))
 	p.endLanes()
 	close(p.done)
 }
+
+// drainTimeout is how long the answers of a process that has ended may take to
+// be read.
+const drainTimeout = time.Second
 
 func exitText(err error) string {
 	if err == nil {
@@ -156,8 +166,13 @@ func (p *process) setRoom(n int) {
 
 // read hands out answers until the socket closes.
 func (p *process) read() {
+	defer close(p.drained)
 	for {
 		f, err := p.conn.Receive()
+		if errors.Is(err, io.EOF) {
+			_ = p.cmd.Process.Kill() // it has ended, or is of no use any more; run tells why
+			return
+		}
 		if err != nil {
 			p.giveUp(errLost)
 			return
