@@ -74,3 +74,7 @@ const (
 	MechAESKeyGen = 0x1080
 	MechAESGCM    = 0x1087
 )
+
+// Mechanisms are all of these. Of others nothing is asked: a question to a token
+// on the network takes a millisecond, and some have hundreds.
+var Mechanisms = [...]uint{MechRSAKeyGen, MechRSAPKCS, MechRSAOAEP, MechRSAPSS, MechECKeyGen, MechECDSA, MechEdKeyGen, MechEdDSA, MechAESKeyGen, MechAESGCM}

@@ -55,12 +55,12 @@ func Lanes(sessions int) int { return max(sessions-3, 1) }
 type Opened struct {
 	Label, Serial, Manufacturer, Model, Firmware string
 
-	Library    string // the module's own description of itself
-	Flags      uint   // CKF_... of CK_TOKEN_INFO
-	Sessions   int    // how many signatures can be under way at once
-	Mechanisms []Mechanism
-	PINQuick   []byte // of the PIN read, by a key that is never kept; nil without PIN
-	PINDigest  []byte // of the PIN read, by the salt of the request; nil without PIN, or if it is the one accepted before
+	Library    string      // the module's own description of itself
+	Flags      uint        // CKF_... of CK_TOKEN_INFO
+	Sessions   int         // how many signatures can be under way at once
+	Mechanisms []Mechanism // those of the list in this package that it has
+	PINQuick   []byte      // of the PIN read, by a key that is never kept; nil without PIN
+	PINDigest  []byte      // of the PIN read, by the salt of the request; nil without PIN, or if it is the one accepted before
 	Warnings   []string
 }
 

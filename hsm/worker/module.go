@@ -4,6 +4,7 @@ import (
 	"crypto/hmac"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -225,6 +226,9 @@ func (m *module) describe() (*wire.Opened, error) {
 		return nil, wireError("list mechanisms", err)
 	}
 	for _, mech := range mechs {
+		if !slices.Contains(wire.Mechanisms[:], mech.Mechanism) {
+			continue
+		}
 		info, err := m.ctx.GetMechanismInfo(m.slot, []*pkcs11.Mechanism{mech})
 		if err != nil {
 			continue // listed and then not known: as good as not there
