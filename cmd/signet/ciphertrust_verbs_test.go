@@ -6,6 +6,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
+	"fmt"
 	"math/big"
 	"os"
 	"slices"
@@ -16,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/signet-agent/signet/upstream/ciphertrust/ciphertrusttest"
 	"github.com/signet-agent/signet/upstream/upstreamtest"
 )
 
@@ -50,7 +52,7 @@ var trustVerbs = []struct{ command, prints string }{
 	{"properties get MAXIMUM_REFRESH_TOKEN_LIFETIME", "20d"},
 	{"properties reset MAXIMUM_REFRESH_TOKEN_LIFETIME", "reset"},
 
-	{"ca create root.example --name root --algorithm RSA --size 2048 --organization Acme --country US", "pending"},
+	{"ca create root.example --name root --algorithm ECDSA --size 384 --organization Acme --country US", "pending"},
 	{"ca list --state pending", "/C=US/O=Acme/CN=root.example"},
 	{"ca get root --csr", "BEGIN CERTIFICATE REQUEST"},
 	{"ca self-sign root --not-after 2040-01-01T00:00:00Z", "2040-01-01"},
@@ -142,6 +144,28 @@ func TestCipherTrustVerbs(t *testing.T) {
 	}
 	h.refusals()
 	h.filters()
+	h.everybody()
+}
+
+// everybody holds that a long list comes through the agent in full.
+func (h *trustHost) everybody() {
+	h.Helper()
+	const n = 1_000 // four pages
+	list := make([]ciphertrusttest.User, n)
+	for i := range list {
+		list[i].Username = fmt.Sprintf("user-%05d", i)
+	}
+	if err := h.server.AddUsers(list...); err != nil {
+		h.Fatal(err)
+	}
+	status, out, errs := h.here("users", "list", "--username", "user-*")
+	seen := map[string]bool{}
+	for line := range strings.Lines(out) {
+		seen[strings.Fields(line)[1]] = true
+	}
+	if delete(seen, "USERNAME"); status != exitDone || len(seen) != n || strings.Count(out, "\n") != n+1 {
+		h.Errorf("exit status %d, %d users in %d lines, %s", status, len(seen), strings.Count(out, "\n"), errs)
+	}
 }
 
 // verbOf is the command that a command line means.
