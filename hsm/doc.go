@@ -21,8 +21,10 @@
 // or token is replaced: at once, but not more often than once a second, and
 // ever more slowly, to twice a minute, while the token cannot be opened. Calls
 // wait for the replacement until their own deadline and are then made once more.
-// Keys stay valid across this: they are found again by their CKA_ID when the
-// token is opened, and by nothing on the way to a signature.
+// Keys stay valid across this: those in use are found again by their CKA_ID when
+// the token is opened, others when [Token.Key] is first asked for them, and none
+// on the way to a signature. The first signature of a key by each worker is
+// verified, because anybody who may write to the token can put another key there.
 //
 // # Logging in
 //

@@ -126,6 +126,35 @@ func TestHangIsCutOff(t *testing.T) {
 	until(t, token, func(s hsm.Status) bool { return s.Open && s.Restarts > 0 })
 }
 
+// TestHangWhileGenerating is TestHangIsCutOff for what does not go over a lane:
+// the deadline is the same, signatures go on with the next worker, and the key can
+// be made afterwards.
+func TestHangWhileGenerating(t *testing.T) {
+	t.Parallel()
+	s := hsmtest.NewShim(t)
+	cfg := s.Config(&hsmtest.Ledger{}, nil)
+	cfg.Timeout = 5 * time.Second
+	token, _ := open(t, cfg)
+	key := newKey(t, token, "host", hsm.ECDSAP256)
+	k, err := token.Reserve("late", hsm.ECDSAP256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Rules("C_GenerateKeyPair 0 hang once")
+	start := time.Now()
+	if _, err := token.Ensure(t.Context(), k.ID); !errors.Is(err, hsm.ErrDeadline) {
+		t.Errorf("a generation that hangs: %v, want ErrDeadline", err)
+	}
+	if d := time.Since(start); d > 2*cfg.Timeout {
+		t.Errorf("answered after %v", d)
+	}
+	if err := signOnce(key); err != nil {
+		t.Errorf("after the worker was replaced: %v", err)
+	}
+	settle(t, token)
+	nothingUnexplained(t, token)
+}
+
 // TestStoppedWorkerIsReplaced is TestHangIsCutOff for a worker that does not even
 // run.
 func TestStoppedWorkerIsReplaced(t *testing.T) {

@@ -193,7 +193,7 @@ type Status struct {
 	Types                 []KeyType // what the token can make for signing
 	Limits                []string  // what the token cannot do
 	Warnings              []string
-	Lost                  []string // keys of the ledger that are not on the token
+	Lost                  []string // keys of the ledger that were looked for and are not on the token
 }
 
 // Status tells how the token is.

@@ -20,6 +20,12 @@
 // after the other. Key generation and destruction run alone: SoftHSM corrupts
 // its objects when another thread searches meanwhile.
 //
+// # What it holds
+//
+// How a key is used is looked up once, see resolve.go: the token is not searched
+// to open it, for more than the keys in use, nor to sign. An idle worker gives
+// back what memory it does not need, see memory.go.
+//
 // # Two libraries
 //
 // crypto11 initialises the module, holds it open and generates RSA, ECDSA and
