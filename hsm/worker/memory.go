@@ -37,7 +37,9 @@ static int unmap(struct dl_phdr_info *o, size_t size, void *none) {
 
 // The loader holds its lock meanwhile: nothing is loaded or unloaded.
 static void signet_trim(void) {
+#ifdef __GLIBC__
 	malloc_trim(0);
+#endif
 	dl_iterate_phdr(unmap, NULL);
 }
 */
