@@ -44,50 +44,10 @@ func TestCredentials(t *testing.T) {
 		t.Errorf("with a user of its own: %q", got)
 	}
 
-	b.consumer("web.service", "LoadCredential=web.key:/run/signet/credentials.sock", "LoadCredential=web.crt:/run/signet/credentials.sock", "LoadCredential=web.pem:/run/signet/credentials.sock")
-	b.run("systemctl", "start", "web.service")
-	key, chain := b.run("cat", "/run/web.service/web.key"), b.run("cat", "/run/web.service/web.crt")
-	if pair, err := tls.X509KeyPair([]byte(chain), []byte(key)); err != nil || len(pair.Certificate) < 2 || pair.Leaf.VerifyHostname("web.example") != nil {
-		t.Errorf("web.crt and web.key are no pair for web.example: %d certificates, %v", len(pair.Certificate), err)
-	}
-	if got := b.run("cat", "/run/web.service/web.pem"); got != chain+"\n"+key {
-		t.Errorf("web.pem is not web.crt and web.key: %d bytes", len(got))
-	}
-
-	for unit, credential := range map[string]string{
-		"evil.service":     "db.password", // no rule names it
-		"noname.service":   "nope",
-		"expected.service": "db.nope",
-	} {
-		b.consumer(unit, "LoadCredential="+credential+":/run/signet/credentials.sock")
-		b.refused(unit)
-		if got := b.try("journalctl", "-o", "cat", "-u", "signet.service", "SIGNET_UNIT="+unit); !strings.Contains(got, "credential refused") || !strings.Contains(got, "credential="+credential) {
-			t.Errorf("the journal does not say why %s was refused: %q", unit, got)
-		}
-	}
-	audit := b.run("cat", "/var/lib/signet/audit.jsonl")
-	for _, want := range []string{`"unit":"evil.service"`, `"event":"credential.read"`, `"outcome":"denied"`} {
-		if !strings.Contains(audit, want) {
-			t.Errorf("the audit lacks %s", want)
-		}
-	}
-
-	// Anybody can bind the address; root too, if it is not in the unit.
-	out := b.run("systemd-run", "--quiet", "--wait", "--pipe", "/usr/bin/forge", "@aaaabbbbccccdddd/unit/app.service/db.password", "/run/signet/credentials.sock")
-	if n, err := strconv.Atoi(out); err != nil || n <= 1<<20 {
-		t.Errorf("a forged address was answered %q bytes", out)
-	}
-	if got := b.try("journalctl", "-o", "cat", "-u", "signet.service", "SIGNET_UNIT=app.service"); !strings.Contains(got, "claims to be the service manager starting app.service") {
-		t.Errorf("the journal does not tell of the forged address: %q", got)
-	}
-
-	b.consumer(long, "LoadCredential=db.password:/run/signet/credentials.sock")
-	b.run("systemctl", "start", long)
-	// The address begins with a random number that is not padded: a name that is
-	// too long by one fits every sixteenth time.
-	tooLong := "nnnnnnnn" + long
-	b.consumer(tooLong, "LoadCredential=db.password:/run/signet/credentials.sock")
-	b.refused(tooLong)
+	b.pairAsCredentials()
+	b.refusedCredentials()
+	b.forgedAddress()
+	b.longNames(long)
 
 	// Files of another owner are made with no more than CAP_CHOWN.
 	stat := func() string {
@@ -103,37 +63,8 @@ func TestCredentials(t *testing.T) {
 		t.Errorf("the files hold %q", got)
 	}
 
-	// The right to reload is missed until the rule is made, and the rule is for
-	// what is reloaded alone.
-	reloads := func() string {
-		doctor := b.try("signet", "doctor")
-		_, rest, _ := strings.Cut(doctor, "reload eater.service")
-		before, _, _ := strings.Cut(doctor, "reload eater.service")
-		next, _, _ := strings.Cut(rest, "\n"+"ok ")
-		return before[strings.LastIndex(before, "\n")+1:] + next
-	}
-	if got := reloads(); !strings.HasPrefix(got, "failed") || !strings.Contains(got, "does not list eater.service; make it again, as root: signet polkit >"+PolkitRulesPath) {
-		t.Errorf("the doctor says %q", got)
-	}
-	b.run("sh", "-c", "signet polkit >"+PolkitRulesPath)
-	if rule := b.run("cat", PolkitRulesPath); rule != strings.TrimSpace(PolkitRule([]string{"eater.service"})) {
-		t.Errorf("the rule is\n%s", rule)
-	}
-	b.run("systemctl", "restart", "polkit.service")
-	if got := reloads(); !strings.HasPrefix(got, "ok") {
-		t.Errorf("with the rule the doctor says %q", got)
-	}
-
-	// The agent is killed while a unit waits: no answer is not an empty one.
-	b.consumer("late.service", "LoadCredential=late.value:/run/signet/credentials.sock")
-	b.run("systemctl", "start", "--no-block", "late.service")
-	b.run("sleep", "1")
-	b.run("systemctl", "kill", "-s", "KILL", "--kill-who=main", "signet.service")
-	b.refused("late.service")
-	if got := b.try("journalctl", "-o", "cat", "-u", "signet.service", "SIGNET_UNIT=late.service"); !strings.Contains(got, "it was waited for") {
-		t.Errorf("the journal does not tell of the unit that waited: %q", got)
-	}
-	b.await("SubState", "running")
+	b.rightToReload()
+	b.killedWhileAUnitWaits()
 
 	// While the agent is down, units wait for it.
 	b.run("systemctl", "stop", "signet.service")
@@ -144,6 +75,109 @@ func TestCredentials(t *testing.T) {
 	if got := stat(); got != written {
 		t.Errorf("files that the agent may not read were written again though nothing changed:\n%s\nwere\n%s", got, written)
 	}
+}
+
+// pairAsCredentials holds that certificate and key are a pair, together and one
+// by one.
+func (b *bed) pairAsCredentials() {
+	b.t.Helper()
+	b.consumer("web.service", "LoadCredential=web.key:/run/signet/credentials.sock", "LoadCredential=web.crt:/run/signet/credentials.sock", "LoadCredential=web.pem:/run/signet/credentials.sock")
+	b.run("systemctl", "start", "web.service")
+	key, chain := b.run("cat", "/run/web.service/web.key"), b.run("cat", "/run/web.service/web.crt")
+	if pair, err := tls.X509KeyPair([]byte(chain), []byte(key)); err != nil || len(pair.Certificate) < 2 || pair.Leaf.VerifyHostname("web.example") != nil {
+		b.t.Errorf("web.crt and web.key are no pair for web.example: %d certificates, %v", len(pair.Certificate), err)
+	}
+	if got := b.run("cat", "/run/web.service/web.pem"); got != chain+"\n"+key {
+		b.t.Errorf("web.pem is not web.crt and web.key: %d bytes", len(got))
+	}
+}
+
+// refusedCredentials holds that what no rule gives, what is not configured and
+// what the secret does not have keep a unit from starting, and that journal and
+// audit say why.
+func (b *bed) refusedCredentials() {
+	b.t.Helper()
+	for unit, credential := range map[string]string{
+		"evil.service":     "db.password", // no rule names it
+		"noname.service":   "nope",
+		"expected.service": "db.nope",
+	} {
+		b.consumer(unit, "LoadCredential="+credential+":/run/signet/credentials.sock")
+		b.refused(unit)
+		if got := b.try("journalctl", "-o", "cat", "-u", "signet.service", "SIGNET_UNIT="+unit); !strings.Contains(got, "credential refused") || !strings.Contains(got, "credential="+credential) {
+			b.t.Errorf("the journal does not say why %s was refused: %q", unit, got)
+		}
+	}
+	audit := b.run("cat", "/var/lib/signet/audit.jsonl")
+	for _, want := range []string{`"unit":"evil.service"`, `"event":"credential.read"`, `"outcome":"denied"`} {
+		if !strings.Contains(audit, want) {
+			b.t.Errorf("the audit lacks %s", want)
+		}
+	}
+}
+
+// forgedAddress holds that root itself gets nothing outside of the unit: anybody
+// can bind the address.
+func (b *bed) forgedAddress() {
+	b.t.Helper()
+	out := b.run("systemd-run", "--quiet", "--wait", "--pipe", "/usr/bin/forge", "@aaaabbbbccccdddd/unit/app.service/db.password", "/run/signet/credentials.sock")
+	if n, err := strconv.Atoi(out); err != nil || n <= 1<<20 {
+		b.t.Errorf("a forged address was answered %q bytes", out)
+	}
+	if got := b.try("journalctl", "-o", "cat", "-u", "signet.service", "SIGNET_UNIT=app.service"); !strings.Contains(got, "claims to be the service manager starting app.service") {
+		b.t.Errorf("the journal does not tell of the forged address: %q", got)
+	}
+}
+
+// longNames holds that a name as long as systemd can say is served, and that one
+// that is longer is no empty credential.
+func (b *bed) longNames(long string) {
+	b.t.Helper()
+	b.consumer(long, "LoadCredential=db.password:/run/signet/credentials.sock")
+	b.run("systemctl", "start", long)
+	// The address begins with a random number that is not padded: a name that is
+	// too long by one fits every sixteenth time.
+	tooLong := "nnnnnnnn" + long
+	b.consumer(tooLong, "LoadCredential=db.password:/run/signet/credentials.sock")
+	b.refused(tooLong)
+}
+
+// rightToReload holds that the doctor misses the right until the rule is made,
+// and that the rule is for what is reloaded alone.
+func (b *bed) rightToReload() {
+	b.t.Helper()
+	reloads := func() string {
+		doctor := b.try("signet", "doctor")
+		_, rest, _ := strings.Cut(doctor, "reload eater.service")
+		before, _, _ := strings.Cut(doctor, "reload eater.service")
+		next, _, _ := strings.Cut(rest, "\n"+"ok ")
+		return before[strings.LastIndex(before, "\n")+1:] + next
+	}
+	if got := reloads(); !strings.HasPrefix(got, "failed") || !strings.Contains(got, "does not list eater.service; make it again, as root: signet polkit >"+PolkitRulesPath) {
+		b.t.Errorf("the doctor says %q", got)
+	}
+	b.run("sh", "-c", "signet polkit >"+PolkitRulesPath)
+	if rule := b.run("cat", PolkitRulesPath); rule != strings.TrimSpace(PolkitRule([]string{"eater.service"})) {
+		b.t.Errorf("the rule is\n%s", rule)
+	}
+	b.run("systemctl", "restart", "polkit.service")
+	if got := reloads(); !strings.HasPrefix(got, "ok") {
+		b.t.Errorf("with the rule the doctor says %q", got)
+	}
+}
+
+// killedWhileAUnitWaits holds that no answer is not an empty one.
+func (b *bed) killedWhileAUnitWaits() {
+	b.t.Helper()
+	b.consumer("late.service", "LoadCredential=late.value:/run/signet/credentials.sock")
+	b.run("systemctl", "start", "--no-block", "late.service")
+	b.run("sleep", "1")
+	b.run("systemctl", "kill", "-s", "KILL", "--kill-who=main", "signet.service")
+	b.refused("late.service")
+	if got := b.try("journalctl", "-o", "cat", "-u", "signet.service", "SIGNET_UNIT=late.service"); !strings.Contains(got, "it was waited for") {
+		b.t.Errorf("the journal does not tell of the unit that waited: %q", got)
+	}
+	b.await("SubState", "running")
 }
 
 // consumer makes a unit that copies its credentials to /run/UNIT.

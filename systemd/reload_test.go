@@ -32,3 +32,107 @@ func TestUnitErrorSaysWhatToDo(t *testing.T) {
 		}
 	}
 }
+
+// TestReloadUnit holds that a reload that did not take place is an error that
+// says why, and that the polkit rule gives the agent's user the units that it
+// lists and nothing else.
+func TestReloadUnit(t *testing.T) {
+	b := newBed(t)
+	b.build("./testdata/service", "/usr/bin/reloader", "0")
+	b.reloadableUnits()
+	for _, tt := range []struct{ user, unit, want string }{
+		{"root", "good.service", ""},
+		{"root", "bad.service", "the job is failed"},
+		{"root", "none.service", "not applicable"},
+		{"root", "down.service", "the job is invalid"},
+		{"root", "hangs.service", "the job is timeout"},
+		{"root", "overdue.service", "the job is failed"},
+		{"root", "absent.service", "not found"},
+		{"signet", "good.service", "authentication required"},
+	} {
+		if got := b.act(tt.user, "reload", tt.unit); !strings.Contains(got, tt.want) || (got == "") != (tt.want == "") {
+			t.Errorf("%s reloads %s: %q, want %q", tt.user, tt.unit, got, tt.want)
+		}
+	}
+
+	slain := b.try("sh", "-c", "reloader reload slain.service & "+
+		"until [ $(systemctl is-active slain.service) = reloading ]; do sleep 0.1; done; systemctl stop slain.service; wait $!")
+	if !strings.Contains(slain, "the job is canceled") || !strings.Contains(slain, "stopped or restarted the unit meanwhile") {
+		t.Errorf("a unit that is stopped amid its reload: %q", slain)
+	}
+
+	b.run("systemctl", "start", "--no-block", "slow.service")
+	for _, tt := range []struct{ word, user, unit, want string }{
+		// As a consumer, a stopped unit is told from one that has crashed, and one
+		// that is starting is waited for.
+		{"consumer", "root", "slow.service", ""},
+		{"consumer", "root", "good.service", ""},
+		{"consumer", "root", "bad.service", "the job is failed"},
+		{"consumer", "root", "down.service", "it does not run"},
+		{"consumer", "root", "crashed.service", "has failed and does not run"},
+		{"consumer", "root", "absent.service", "the unit is not-found"},
+		// Whether the right is there is found out without using it.
+		{"may", "root", "good.service", ""},
+		{"may", "root", "down.service", ""},
+		{"may", "root", "absent.service", "not-found"},
+		{"may", "signet", "good.service", "authentication required"},
+		{"may", "signet", "good.service", "the rule for polkit is missing or does not list good.service"},
+		{"may", "signet", "down.service", "authentication required"},
+	} {
+		if got := b.act(tt.user, tt.word, tt.unit); !strings.Contains(got, tt.want) || (got == "") != (tt.want == "") {
+			t.Errorf("%s: %s %s: %q, want %q", tt.user, tt.word, tt.unit, got, tt.want)
+		}
+	}
+	b.rightByRule()
+}
+
+// act does something with a unit as a user, and is what goes wrong.
+func (b *bed) act(user, word, unit string) string {
+	return b.try("setpriv", "--reuid="+user, "--regid="+user, "--clear-groups", "/usr/bin/reloader", word, unit)
+}
+
+// reloadableUnits makes units whose reloads end in every way.
+func (b *bed) reloadableUnits() {
+	b.t.Helper()
+	unit := func(name, lines string) {
+		b.write("/etc/systemd/system/"+name, "[Service]\nExecStart=/bin/sleep infinity\n"+lines, 0o644)
+	}
+	unit("good.service", "ExecReload=/bin/true\n")
+	unit("other.service", "ExecReload=/bin/true\n")
+	unit("bad.service", "ExecReload=/bin/false\n")
+	unit("none.service", "")
+	unit("down.service", "ExecReload=/bin/true\n")
+	unit("hangs.service", "ExecReload=/bin/sleep 30\n[Unit]\nJobTimeoutSec=1\n")
+	unit("overdue.service", "ExecReload=/bin/sleep 30\nTimeoutStartSec=1\n")
+	unit("slain.service", "ExecReload=/bin/sleep 30\nTimeoutStopSec=1\n")
+	b.write("/etc/systemd/system/crashed.service", "[Service]\nExecStart=/bin/sh -c 'kill -9 $$$$'\n", 0o644)
+	b.write("/etc/systemd/system/slow.service", "[Service]\nType=notify\nNotifyAccess=all\nExecStart=/bin/sh -c 'sleep 1; systemd-notify --ready; sleep infinity'\nExecReload=/bin/true\n", 0o644)
+	b.run("systemctl", "daemon-reload")
+	b.run("systemctl", "start", "good.service", "other.service", "bad.service", "none.service", "hangs.service", "overdue.service", "slain.service", "polkit.service", "crashed.service")
+}
+
+// rightByRule holds what the agent's user may do once the rule lists a unit.
+func (b *bed) rightByRule() {
+	b.t.Helper()
+	b.write(PolkitRulesPath, PolkitRule([]string{"good.service"}), 0o644)
+	b.run("systemctl", "restart", "polkit.service")
+	if got := b.act("signet", "reload", "good.service"); got != "" {
+		b.t.Errorf("with the rule: %q", got)
+	}
+	reloads := func() string {
+		return b.run("systemctl", "show", "--value", "-p", "ReloadResult,ExecReload", "good.service")
+	}
+	before := reloads()
+	if got := b.act("signet", "may", "good.service"); got != "" || reloads() != before {
+		b.t.Errorf("with the rule, may: %q; the unit was reloaded: %v", got, reloads() != before)
+	}
+	if got := b.act("signet", "may", "other.service"); !strings.Contains(got, "authentication required") {
+		b.t.Errorf("may, of a unit that the rule does not list: %q", got)
+	}
+	if got := b.act("signet", "reload", "other.service"); !strings.Contains(got, "authentication required") {
+		b.t.Errorf("a unit that the rule does not list: %q", got)
+	}
+	if got := b.try("setpriv", "--reuid=signet", "--regid=signet", "--clear-groups", "systemctl", "--no-ask-password", "stop", "good.service"); !strings.Contains(got, "authentication required") {
+		b.t.Errorf("another verb than reload: %q", got)
+	}
+}
