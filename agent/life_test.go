@@ -254,6 +254,34 @@ func TestRefusedCertificateIsTakenWhenTheClockIsRight(t *testing.T) {
 	})
 }
 
+// Credentials that an operator brings and the issuer does not take are tried
+// once: it may count, and the operator has been told.
+func TestWrongCredentialsAreTriedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca, keys := newTestCA(t, 90*day), newMemKeys()
+		b := newBench(t, ca, keys, nil)
+		b.spec.OneTime = true
+		var tries atomic.Int64
+		ca.fail(func() error {
+			tries.Add(1)
+			return &upstream.Error{Upstream: "ca", Op: "register", Code: upstream.Unavailable, Status: 401}
+		})
+		stop := b.start(t)
+		if err := b.do(t.Context(), ask{Creds: &credentials{Username: "wrong"}}); err == nil {
+			t.Error("no error")
+		}
+		time.Sleep(24 * time.Hour)
+		if n := tries.Load(); n != 1 {
+			t.Errorf("tried %d times", n)
+		}
+		ca.fail(nil)
+		if err := b.do(t.Context(), ask{Creds: &credentials{Username: "right"}}); err != nil || !b.last().exists() {
+			t.Errorf("with the right ones: %v", err)
+		}
+		stop()
+	})
+}
+
 // A rotation whose answer is lost: asked again every hour whether it is so, and
 // cured by new credentials.
 func TestLostRotationIsCuredByEnrollingAgain(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/signet-agent/signet/agent/config"
 	"github.com/signet-agent/signet/upstream"
 )
 
@@ -144,6 +145,32 @@ func TestHostsSpreadTheirRenewals(t *testing.T) {
 	}
 	if float64(one) >= 3*mean {
 		t.Errorf("busiest minute: %d renewals, mean %.1f", one, mean)
+	}
+}
+
+// They also spread over a window that all of them wait for, whatever it is.
+func TestHostsSpreadOverTheWindow(t *testing.T) {
+	const hosts = 1000
+	w, err := config.ParseWindow("Sun 02:00-04:00")
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+	end := start.Add(90 * day)
+	perMinute, busiest := map[time.Time]int{}, 0
+	for i := range hosts {
+		s := share(fmt.Sprintf("host%d.example", i), "web")
+		c := circumstances{window: w, share: s}
+		at, _ := c.plan(start.Add(60*day), end.Add(-18*day), start) // as if all were ripe at once
+		if !w.Contains(at) {
+			t.Fatalf("%v is not in the window", at)
+		}
+		minute := at.Truncate(time.Minute)
+		perMinute[minute]++
+		busiest = max(busiest, perMinute[minute])
+	}
+	if mean := hosts / 120.0; float64(busiest) >= 3*mean {
+		t.Errorf("busiest minute: %d renewals, mean %.1f", busiest, mean)
 	}
 }
 

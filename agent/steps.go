@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/url"
 	"slices"
 	"time"
@@ -110,11 +111,12 @@ func (r *rotator) submit(ctx context.Context, v version) (version, error) {
 	issued, err := r.issuer.Issue(ctx, req)
 	if err != nil {
 		// An answer that says no leaves nothing uncertain; no answer does.
-		if e, ok := errors.AsType[*upstream.Error](err); ok && !e.Sent && !uncertain {
+		e, ok := errors.AsType[*upstream.Error](err)
+		if ok && !e.Sent && !uncertain {
 			v.Sent = false
 		}
-		if v.Kind == upstream.Register && definite(err) {
-			r.given = nil
+		if v.Kind == upstream.Register && (definite(err) || ok && e.Status == http.StatusUnauthorized) {
+			r.given = nil // wrong credentials are not tried again and again
 		}
 		return v, err
 	}

@@ -340,6 +340,18 @@ func TestWhatHappensToACertificateIsShown(t *testing.T) {
 	if i.Serial == "" || i.NextAction != "renew" || !i.NextAt.After(time.Now()) || !i.NextAt.Before(i.NotAfter) || i.LastError != "" {
 		t.Errorf("%+v", i)
 	}
+	metrics := r.scrape()
+	for _, want := range []string{
+		`signet_certificate_generation{certificate="host"} 2`, `signet_certificate_not_after_seconds{certificate="host"} 1.`, `signet_certificate_failures{certificate="host"} 0`,
+		`signet_certificate_next_action_seconds{action="renew",certificate="host"} 1.`, `signet_renewal_failures_total{certificate="host"} 1`, `signet_certificate_fallback{certificate="host"} 0`,
+	} {
+		if !strings.Contains(metrics, want) {
+			t.Errorf("metrics lack %s", want)
+		}
+	}
+	if certs := r.certificates(); certs[0].State != "revoked" || certs[len(certs)-1].State != "valid" {
+		t.Errorf("after the rotation: %s, %s", certs[0].State, certs[len(certs)-1].State)
+	}
 	plan, err := r.client.Plan(t.Context())
 	if err != nil || len(plan.Steps) == 0 {
 		t.Fatal(plan, err)

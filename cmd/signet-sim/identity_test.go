@@ -51,9 +51,9 @@ identities:
   host:
     issuer: vaults
     subject: {common_name: {{.CommonName}}, organization: Example}
-    duration: {{.Duration}}
     grace: 1s
-    credentials_file: {{.E.Manager.CredentialsFile}}
+    {{with .Duration}}duration: {{.}}{{end}}
+    {{with .E.Manager.CredentialsFile}}credentials_file: {{.}}{{end}}
 socket: {path: {{.Dir}}/signet.sock, mode: "0600"}
 policy:
   - callers: {users: [{{.User}}]}

@@ -21,6 +21,9 @@ func TestLockedVaultsByTheCommandLine(t *testing.T) {
 	signet("backups: created", "vault", "create", "--template", "1", "--name", "backups")
 	signet("signet: ", "vault", "create", "--template", "1", "--name", "backups")
 	signet("both: created", "mirror", "create", "--template", "2", "--name", "both")
+	mirrors := signet("twin: created", "mirror", "create", "--template", "2", "--name", "twin")
+	id := strings.TrimFunc(mirrors, func(r rune) bool { return r < '0' || r > '9' })
+	signet("half: created", "vault", "create", "--template", "1", "--name", "half", "--mirror", id, "--mirror-position", "position1")
 	list := signet("backups", "vault", "list")
 	if !strings.Contains(list, "true") {
 		t.Errorf("not locked:\n%s", list)
