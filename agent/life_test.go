@@ -1,12 +1,14 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -250,6 +252,25 @@ func TestRefusedCertificateIsTakenWhenTheClockIsRight(t *testing.T) {
 		}
 		if len(b2.served) == 0 || ca.registered != 1 {
 			t.Errorf("served %d, registered %d; what came is to be used once it is valid", len(b2.served), ca.registered)
+		}
+	})
+}
+
+// A failed step is logged with what an operator can do about it.
+func TestFailuresAreLoggedWithTheirHints(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca, keys := newTestCA(t, 90*day), newMemKeys()
+		b := newBench(t, ca, keys, nil)
+		var log bytes.Buffer
+		b.log = slog.New(slog.NewTextHandler(&log, nil))
+		ca.fail(func() error {
+			return &upstream.Error{Upstream: "ca", Op: "register", Code: upstream.Unavailable, Remedy: "have it enabled"}
+		})
+		if err := b.during(t, time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(log.String(), `msg="certificate step failed"`) || !strings.Contains(log.String(), `hint="have it enabled"`) {
+			t.Error(log.String())
 		}
 	})
 }

@@ -31,6 +31,7 @@ func TestNext(t *testing.T) {
 		name    string
 		rec     record
 		pending bool // one-time credentials are wanted and not there
+		doubted bool // somebody was refused with Current
 		want    step
 		at      time.Time // checked for stepWait only
 	}{
@@ -58,10 +59,20 @@ func TestNext(t *testing.T) {
 		{name: "rotation perhaps lost", rec: record{Current: stale, Next: version{KeyID: "k2", CSR: []byte{1}, Sent: true, Kind: upstream.Rotate}, Lost: "call", RetryAt: noon}, want: stepSubmit},
 		{name: "old key in its grace", rec: record{Current: fresh, Old: []version{{KeyID: "k0", DropAt: noon.Add(time.Minute)}}}, want: stepWait, at: noon.Add(time.Minute)},
 		{name: "old key's grace over", rec: record{Current: fresh, Old: []version{{KeyID: "k0", DropAt: noon}}}, want: stepRetire},
+		{name: "in doubt", rec: record{Current: fresh}, doubted: true, want: stepCheck},
+		{name: "in doubt, of nothing", rec: record{Next: first}, doubted: true, want: stepSubmit},
+		{name: "in doubt, after a failure", rec: record{Current: fresh, RetryAt: after}, doubted: true, want: stepWait, at: after},
+		{name: "in doubt, while it is being renewed", rec: record{Current: stale, Next: issued}, doubted: true, want: stepCheck},
+		{name: "in doubt, with one that works", rec: record{Current: stale, Next: fresh}, doubted: true, want: stepPublish},
+		{name: "in doubt, before a rotation is sent", rec: record{Current: stale, Next: version{KeyID: "k2", CSR: []byte{1}, Kind: upstream.Rotate}}, doubted: true, want: stepCheck},
+		{name: "in doubt, as a rotation may have revoked it", rec: record{Current: stale, Next: version{KeyID: "k2", CSR: []byte{1}, Sent: true, Kind: upstream.Rotate}}, doubted: true, want: stepSubmit},
+		{name: "fallen back, the newer one is not asked for yet", rec: record{Current: stale, Fallback: fallback{Refused: "1", At: before, BackAt: after}}, want: stepWait, at: after},
+		{name: "fallen back, the newer one is asked for", rec: record{Current: fresh, Fallback: fallback{Refused: "1", At: before, BackAt: noon}}, want: stepReserve},
+		{name: "fallen back before the clock was set back", rec: record{Current: fresh, Fallback: fallback{Refused: "1", At: noon.Add(day), BackAt: noon.Add(day)}}, want: stepReserve},
 		{name: "publishing comes before tidying", rec: record{Next: fresh, Old: []version{{KeyID: "k0", DropAt: before}}}, want: stepPublish},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got, at := tt.rec.next(noon, circumstances{enrolled: !tt.pending})
+			got, at := tt.rec.next(noon, circumstances{enrolled: !tt.pending, doubted: tt.doubted})
 			if got != tt.want {
 				t.Fatalf("step %v, want %v", got, tt.want)
 			}
