@@ -24,8 +24,8 @@ import (
 // give its use away, only the sight of its public half.
 const auditKeyName = "audit"
 
-// An auditSigner signs the audit's chain with a key of the token's, which is
-// made at the first signature.
+// An auditSigner signs the audit's chain with a key of the token's, which it
+// makes.
 type auditSigner struct {
 	token *hsm.Token
 	path  string // of the audit file; the public keys lie beside it
@@ -59,6 +59,17 @@ func (s *auditSigner) sign(ctx context.Context, digest [sha256.Size]byte) ([]byt
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	key, name, err := s.published(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	sig, err := key.SignContext(ctx, digest[:], crypto.SHA256)
+	return sig, name, err
+}
+
+// published is the key, whose public half lies beside the audit, and its name.
+// The caller holds mu.
+func (s *auditSigner) published(ctx context.Context) (*hsm.Key, string, error) {
 	key, k, err := s.key(ctx)
 	if err != nil {
 		return nil, "", err
@@ -70,8 +81,16 @@ func (s *auditSigner) sign(ctx context.Context, digest [sha256.Size]byte) ([]byt
 		}
 		s.known = name
 	}
-	sig, err := key.SignContext(ctx, digest[:], crypto.SHA256)
-	return sig, name, err
+	return key, name, nil
+}
+
+// prepare makes the key, so that no signature waits for that: the first may be
+// made while the agent stops, which has no time for it.
+func (s *auditSigner) prepare(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, _, err := s.published(ctx)
+	return err
 }
 
 // info is the key as the socket shows it.
@@ -139,6 +158,18 @@ func (e event) outcome() string {
 		return string(e.Code)
 	}
 	return socket.CodeUnavailable
+}
+
+// prepareAudit makes the key of the audit when the tokens are open. Where that
+// fails the first signature tries again.
+func (a *Agent) prepareAudit(ctx context.Context) error {
+	if a.awaitOpen(ctx) {
+		if err := a.signer.prepare(ctx); err != nil && ctx.Err() == nil {
+			a.log.Warn("no key for the audit yet", "err", err, "hint", hintOf(err))
+		}
+	}
+	<-ctx.Done()
+	return nil
 }
 
 // signAudit has the audit's chain signed for the last time, before the tokens

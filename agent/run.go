@@ -65,6 +65,7 @@ func (a *Agent) run(ctx context.Context) error {
 		part{"files", a.files.Run},
 		part{"consumers", a.consumers.Run},
 		part{"secrets", a.runSecrets},
+		part{"audit key", a.prepareAudit},
 		part{"notify", a.notify},
 		part{"clock", a.watchClock},
 		part{"watchdog", func(ctx context.Context) error { return a.opt.Notifier.Watchdog(ctx, a.alive) }},

@@ -59,6 +59,10 @@ func TestSocketEndToEnd(t *testing.T) {
 	}
 	c.explains()
 	c.do("POST", "/v1/certificates/host/renew", "{}", "Content-Type: application/json")
+	h.until("the key of the audit, which is not left to the stop", 10*time.Second, func() bool {
+		_, err := os.Stat(filepath.Join(h.dir, "state", "audit.jsonl.keys"))
+		return err == nil
+	})
 	h.stop()
 	c.audits()
 }
