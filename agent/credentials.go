@@ -14,8 +14,8 @@ import (
 	"github.com/signet-agent/signet/sinks/socket"
 )
 
-// makeCredentials makes what answers LoadCredential= of systemd units. It takes
-// what is published whether it listens or not.
+// makeCredentials makes what answers LoadCredential= of systemd units. Where it
+// will not be asked it takes nothing of what is published.
 func (a *Agent) makeCredentials(policy *access.Policy) (err error) {
 	c := unitcreds.Config{
 		Backend: backend{a}, Policy: policy, Audit: a.audit, Log: a.log,
@@ -23,6 +23,9 @@ func (a *Agent) makeCredentials(policy *access.Policy) (err error) {
 		Certificates: append(slices.Collect(maps.Keys(a.cfg.Certificates)), slices.Collect(maps.Keys(a.cfg.Identities))...),
 		Opened:       a.opened, Wait: a.cfg.CredentialsSocket.WaitLimit(),
 		Hold: a.opt.Notifier.Hold, Held: a.opt.Held,
+	}
+	if a.cfg.CredentialsSocket.Path == "" && a.opt.Credentials == nil && len(a.opt.Held) == 0 {
+		c.Secrets, c.Certificates = nil, nil
 	}
 	if a.opt.Refreshes != nil {
 		c.Refresh, c.Store = a.refreshUnit, a.store

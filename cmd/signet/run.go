@@ -3,12 +3,9 @@ package main
 import (
 	"context"
 	"log/slog"
-	"math"
 	"net"
 	"os"
 	"os/signal"
-	"runtime"
-	"runtime/debug"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -43,28 +40,6 @@ one that is not changes nothing and is told in the log.`,
 	}
 	configFlag(cmd, &file)
 	return cmd
-}
-
-// hurry has no garbage collected, within reason, until saveMemory is called:
-// reading a large configuration and the cache makes much of it, and collecting
-// that takes longer than the reading. GOGC overrides both.
-func hurry() {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(-1)
-		debug.SetMemoryLimit(256 << 20)
-	}
-}
-
-// saveMemory has garbage collected sooner than Go does by default: little is made
-// per request, and most of what is kept are sealed values, which cost the
-// collector nothing.
-func saveMemory() {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(25)
-		debug.SetMemoryLimit(math.MaxInt64)
-	}
-	runtime.GC() // what lies in a pool, as much of the configuration does, outlasts one collection
-	debug.FreeOSMemory()
 }
 
 // harden keeps the memory of this process from others: no core dump, and no

@@ -93,6 +93,7 @@ func New(cfg Config) *Server {
 		events:       newBus(run),
 		run:          run,
 	}
+	s.cfg.Secrets, s.cfg.Certificates = nil, nil // the boards have them
 	s.bodies.New = func() any { b := make([]byte, 0, 4096); return &b }
 	s.requests.New = func() any { return new(request) }
 	s.routes = s.table()
