@@ -127,8 +127,8 @@ static ck my_Finalize(void *a) {
 	in_dir(path, sizeof path, "calls");
 	FILE *f = access(path, F_OK) == 0 ? fopen(path, "w") : NULL;
 	if (f != NULL) {
-		fprintf(f, "C_GetTokenInfo=%d\nC_FindObjectsInit=%d\nC_FindObjects=%d\nC_GetAttributeValue=%d\nC_OpenSession=%d\nC_CloseSession=%d\nthreads=%d\n",
-			calls[GETTOKENINFO], calls[FINDOBJECTSINIT], calls[FINDOBJECTS], calls[GETATTRIBUTEVALUE], calls[OPENSESSION], calls[CLOSESESSION], threads);
+		fprintf(f, "C_Initialize=%d\nC_GetTokenInfo=%d\nC_FindObjectsInit=%d\nC_FindObjects=%d\nC_GetAttributeValue=%d\nC_OpenSession=%d\nC_CloseSession=%d\nthreads=%d\n",
+			calls[INITIALIZE], calls[GETTOKENINFO], calls[FINDOBJECTSINIT], calls[FINDOBJECTS], calls[GETATTRIBUTEVALUE], calls[OPENSESSION], calls[CLOSESESSION], threads);
 		fclose(f);
 	}
 	return ((ck(*)(void *))real->fn[FINALIZE])(a);

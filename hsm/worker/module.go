@@ -3,6 +3,7 @@ package worker
 import (
 	"crypto/hmac"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -61,28 +62,17 @@ func open(req wire.Open) (*module, *wire.Opened, error) {
 		return nil, nil, &wire.Error{Name: wire.NotAModule, Text: "load " + req.Module}
 	}
 	m := &module{path: req.Module, c: c, ctx: ctx, args: newReserved(req.InitArgs), passed: map[uint]map[string][]pkcs11.ObjectHandle{}}
-	if err := m.choose(req.Token); err != nil {
+	if err := m.start(req.Token); err != nil {
 		return nil, nil, err
 	}
 	warnings, err := m.readPIN(req)
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := m.hold(); err != nil {
-		return nil, nil, wireError("open token", err)
-	}
-	again, err := ctx.GetTokenInfo(m.slot)
-	if err != nil {
-		return nil, nil, wireError("open token", err)
-	}
-	if again.SerialNumber != m.info.SerialNumber || again.Label != m.info.Label {
-		return nil, nil, &wire.Error{Name: "CKR_TOKEN_NOT_PRESENT", CKR: wire.CKRTokenNotPresent, Text: "open token: it changed while it was opened"}
-	}
-	m.info = again
 	if m.admin, err = m.session(); err != nil {
 		return nil, nil, wireError("open session", err)
 	}
-	m.signers = signers(req.Sessions, again)
+	m.signers = signers(req.Sessions, m.info)
 	opened, err := m.describe()
 	if err != nil {
 		return nil, nil, err
@@ -99,16 +89,55 @@ func open(req wire.Open) (*module, *wire.Opened, error) {
 	return m, opened, nil
 }
 
-// hold initialises the library for the life of the process: by crypto11, which
-// wants to be the one who does so, or where it cannot, without it.
-func (m *module) hold() (err error) {
+// start initialises the library for the life of the process, and finds the token.
+// crypto11 wants to be the one who initialises it, and to be told of a token before
+// that. It is told of the one with the right label or serial, and only if that is
+// not the one, of the right slot, which takes a second start: SoftHSM reads all its
+// objects at each.
+func (m *module) start(sel wire.Selector) error {
 	if m.args != nil {
-		return m.initialize()
+		if err := m.initialize(); err != nil {
+			return wireError("initialise module", err)
+		}
+		_, err := m.choose(sel)
+		return err
 	}
-	// crypto11 is told not to log in: it would keep the PIN, and take a wrong
-	// one for right if the process is logged in already.
-	m.c11, err = crypto11.Configure(&crypto11.Config{Path: m.path, SlotNumber: asInt(m.slot),
-		MaxSessions: crypto11Sessions, LoginNotSupported: true})
+	named := crypto11.Config{TokenSerial: sel.Serial}
+	if sel.Serial == "" {
+		named.TokenLabel = sel.Label
+	}
+	if m.hold(named) == nil {
+		first, err := m.choose(sel)
+		if err != nil || first == m.slot {
+			return err
+		}
+		_ = m.c11.Close()
+	}
+	if err := m.initialize(); err != nil {
+		return wireError("initialise module", err)
+	}
+	_, err := m.choose(sel)
+	if err := errors.Join(err, m.ctx.Finalize()); err != nil {
+		return wireError("find token", err)
+	}
+	slot := int(m.slot)
+	if err := m.hold(crypto11.Config{SlotNumber: &slot}); err != nil {
+		return wireError("open token", err)
+	}
+	if _, err := m.choose(sel); err != nil {
+		return err
+	}
+	if m.slot != uint(slot) {
+		return &wire.Error{Name: "CKR_TOKEN_NOT_PRESENT", CKR: wire.CKRTokenNotPresent, Text: "open token: it changed while it was opened"}
+	}
+	return nil
+}
+
+// hold has crypto11 initialise the library. It is told not to log in: it would
+// keep the PIN, and take a wrong one for right if the process is logged in already.
+func (m *module) hold(cfg crypto11.Config) (err error) {
+	cfg.Path, cfg.MaxSessions, cfg.LoginNotSupported = m.path, crypto11Sessions, true
+	m.c11, err = crypto11.Configure(&cfg)
 	return err
 }
 
@@ -118,8 +147,6 @@ func (m *module) initialize() error {
 	}
 	return m.ctx.Initialize()
 }
-
-func asInt(slot uint) *int { i := int(slot); return &i }
 
 // signers is how many sessions are left for signing of those that the
 // configuration and the token allow.
@@ -132,22 +159,22 @@ func signers(configured int, info pkcs11.TokenInfo) int {
 	return wire.Lanes(n)
 }
 
-// choose finds the one token that sel means. It initialises the library and
-// leaves it as it was, because crypto11 wants to be the one who does so.
-func (m *module) choose(sel wire.Selector) error {
-	if err := m.initialize(); err != nil {
-		return wireError("initialise module", err)
-	}
-	defer m.ctx.Finalize() //nolint:errcheck // what follows initialises it again, and would tell
+// choose finds the one token that sel means. first is the slot of the first token
+// with the serial, or where none is given the label, of sel.
+func (m *module) choose(sel wire.Selector) (first uint, err error) {
 	slots, err := m.ctx.GetSlotList(true)
 	if err != nil {
-		return wireError("list slots", err)
+		return 0, wireError("list slots", err)
 	}
+	first = unavailable
 	var matches, others []string
 	for _, slot := range slots {
 		info, err := m.ctx.GetTokenInfo(slot)
 		if err != nil {
 			continue // a reader without token, or a token that is not ours to judge
+		}
+		if first == unavailable && (sel.Serial != "" && info.SerialNumber == sel.Serial || sel.Serial == "" && info.Label == sel.Label) {
+			first = slot
 		}
 		if info.Flags&wire.FlagTokenReady == 0 {
 			continue // blank: it has neither label nor PIN
@@ -166,11 +193,11 @@ func (m *module) choose(sel wire.Selector) error {
 		if len(others) > 0 {
 			text = "find token " + describe(sel) + ": the module shows only " + strings.Join(others, ", ")
 		}
-		return &wire.Error{CKR: wire.CKRTokenNotPresent, Name: ckrName(wire.CKRTokenNotPresent), Text: text}
+		return first, &wire.Error{CKR: wire.CKRTokenNotPresent, Name: ckrName(wire.CKRTokenNotPresent), Text: text}
 	case 1:
-		return nil
+		return first, nil
 	}
-	return &wire.Error{Name: wire.TokenAmbiguous, Text: "find token " + describe(sel) + ": it could be " + strings.Join(matches, " or ")}
+	return first, &wire.Error{Name: wire.TokenAmbiguous, Text: "find token " + describe(sel) + ": it could be " + strings.Join(matches, " or ")}
 }
 
 func means(sel wire.Selector, info pkcs11.TokenInfo) bool {
