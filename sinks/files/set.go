@@ -37,7 +37,7 @@ func (t *target) store() string { return storePrefix + t.base }
 func (t *target) linkTo(gen int64) string { return t.store() + "/" + strconv.FormatInt(gen, 10) }
 
 // load reads which generations there are. What is later than the current one
-// was never finished.
+// was never finished, or was rolled back: nothing to go back to.
 func (t *target) load(d *dir) error {
 	s := t.set
 	if s.loaded {
@@ -63,6 +63,11 @@ func (t *target) load(d *dir) error {
 		}
 	}
 	slices.Sort(s.gens)
+	if now, what, _ := t.current(d); what == "" {
+		for _, gen := range s.gens {
+			s.dropped[gen] = gen > now
+		}
+	}
 	s.loaded = true
 	return nil
 }
