@@ -4,6 +4,7 @@ import (
 	"maps"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // A board holds the newest state of each item of a kind. Reading takes no lock.
@@ -95,4 +96,26 @@ func (b *board[T]) add(name string) *slot[T] {
 	m[name] = newSlot[T]()
 	b.slots.Store(&m)
 	return m[name]
+}
+
+// await returns once the state of an item is as enough wants it, or the caller's
+// patience is over.
+func await[T any](q *request, slot *slot[T], patience time.Duration, enough func(*state[T]) bool) error {
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	for {
+		st := slot.now.Load()
+		if enough(st) {
+			return nil
+		}
+		select {
+		case <-st.changed():
+		case <-timer.C:
+			return nil
+		case <-q.stopping().Done():
+			return errStopping
+		case <-q.r.Context().Done():
+			return q.r.Context().Err()
+		}
+	}
 }

@@ -52,7 +52,10 @@ func (q *request) certificate(p readParams) (*certificateItem, error) {
 	}
 	if p.wait > 0 {
 		q.within(p.wait)
-		if err := q.awaitCertificate(slot, p); err != nil {
+		another := func(st *state[certificateItem]) bool {
+			return st.gone != nil || st.item != nil && st.item.version != p.version
+		}
+		if err := await(q, slot, p.wait, another); err != nil {
 			return nil, err
 		}
 	}
@@ -66,26 +69,6 @@ func (q *request) certificate(p readParams) (*certificateItem, error) {
 		return nil, &Problem{Code: CodeExpired, Detail: what + ": expired, and not renewed yet"}
 	}
 	return st.item, nil
-}
-
-func (q *request) awaitCertificate(slot *slot[certificateItem], p readParams) error {
-	timer := time.NewTimer(p.wait)
-	defer timer.Stop()
-	for {
-		st := slot.now.Load()
-		if st.gone != nil || st.item != nil && st.item.version != p.version {
-			return nil
-		}
-		select {
-		case <-st.changed():
-		case <-timer.C:
-			return nil
-		case <-q.stopping().Done():
-			return errStopping
-		case <-q.r.Context().Done():
-			return q.r.Context().Err()
-		}
-	}
 }
 
 // listCertificates answers with what the caller may read.

@@ -150,7 +150,8 @@ func (q *request) secret(p readParams) (*secretItem, error) {
 		}
 	}
 	if p.wait > 0 && p.version != "" {
-		if err := q.awaitOther(slot, p); err != nil {
+		another := func(st *state[secretItem]) bool { return st.item == nil || st.item.secret.Version != p.version }
+		if err := await(q, slot, p.wait, another); err != nil {
 			return nil, err
 		}
 	}
@@ -196,28 +197,6 @@ func (q *request) fetch(st *state[secretItem], wait time.Duration) error {
 		return &Problem{Code: CodeUnavailable, Detail: "secret " + strconv.Quote(q.name) + ": not fetched yet", RetryAfter: time.Second}
 	}
 	return err
-}
-
-// awaitOther returns once the version differs from the caller's, or the caller's
-// patience is over.
-func (q *request) awaitOther(slot *slot[secretItem], p readParams) error {
-	timer := time.NewTimer(p.wait)
-	defer timer.Stop()
-	for {
-		st := slot.now.Load()
-		if st.item == nil || st.item.secret.Version != p.version {
-			return nil
-		}
-		select {
-		case <-st.changed():
-		case <-timer.C:
-			return nil
-		case <-q.stopping().Done():
-			return errStopping
-		case <-q.r.Context().Done():
-			return q.r.Context().Err()
-		}
-	}
 }
 
 // refused is told that a version did not work. A caller who reports an older
