@@ -6,7 +6,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -17,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -40,8 +40,8 @@ var recipes = []recipe{
 		},
 		start:   func(s *server) []string { return []string{s.program, "-c", s.file, "-e", s.dir + "/error.log"} },
 		after:   exchange(httpRequest, "HTTP/1.1 200"),
-		refused: (*recipeCA).weak, refusal: "serves serial",
-		owner: [2]string{`    mode: "0600"`, `    owner: nobody`}, unreadable: "serves serial", fenced: true,
+		refusal: "serves serial",
+		owner:   [2]string{`    mode: "0600"`, `    owner: nobody`}, unreadable: "serves serial", fenced: true,
 	},
 	{
 		page: "apache", program: "/usr/sbin/apache2", port: "443", dirs: []string{"/etc/apache2", "/run/apache2"},
@@ -55,16 +55,16 @@ var recipes = []recipe{
 		},
 		start:   func(s *server) []string { return []string{s.program, "-DFOREGROUND", "-f", s.file} },
 		after:   exchange(httpRequest, "HTTP/1.1 "),
-		refused: (*recipeCA).weak, refusal: "127.0.0.1:",
-		owner: [2]string{`    mode: "0600"`, `    owner: nobody`}, unreadable: "127.0.0.1:", fenced: true,
+		refusal: "127.0.0.1:",
+		owner:   [2]string{`    mode: "0600"`, `    owner: nobody`}, unreadable: "127.0.0.1:", fenced: true,
 	},
 	{
 		page: "haproxy", program: "/usr/sbin/haproxy", port: "443", dirs: []string{"/etc/haproxy/tls", "/run/haproxy"},
 		config:  func(_ *server, block string) string { return block },
 		start:   func(s *server) []string { return []string{s.program, "-db", "-f", s.file} },
 		after:   exchange(httpRequest, "HTTP/1.1 200"),
-		refused: (*recipeCA).weak, refusal: "commit ssl cert",
-		owner: [2]string{`    mode: "0640"`, `    owner: nobody`}, unreadable: "web.pem: permission denied", fencedAgent: true,
+		refusal: "commit ssl cert",
+		owner:   [2]string{`    mode: "0640"`, `    owner: nobody`}, unreadable: "web.pem: permission denied", fencedAgent: true,
 	},
 	{
 		page: "postgresql", program: "/usr/lib/postgresql/15/bin/postgres", port: "5432", dirs: []string{"/etc/postgresql", "/var/lib/postgresql/15"},
@@ -72,8 +72,8 @@ var recipes = []recipe{
 		start:   startPostgres,
 		before:  askPostgres,
 		after:   loginPostgres,
-		refused: (*recipeCA).weak, refusal: "serves serial",
-		owner: [2]string{"owner: postgres, group: postgres", "owner: nobody, group: nogroup"}, unreadable: "serves serial",
+		refusal: "serves serial",
+		owner:   [2]string{"owner: postgres, group: postgres", "owner: nobody, group: nogroup"}, unreadable: "serves serial",
 	},
 	{
 		page: "redis", program: "/usr/bin/redis-server", port: "6379", dirs: []string{"/etc/redis", "/run/redis"},
@@ -83,8 +83,8 @@ var recipes = []recipe{
 			return []string{"setpriv", "--reuid=redis", "--regid=redis", "--clear-groups", s.program, s.file}
 		},
 		after:   exchange("PING\r\n", "+PONG"),
-		refused: (*recipeCA).weak, refusal: "Unable to update TLS configuration",
-		owner: [2]string{"group: redis", "group: nogroup"}, unreadable: "Unable to update TLS configuration",
+		refusal: "Unable to update TLS configuration",
+		owner:   [2]string{"group: redis", "group: nogroup"}, unreadable: "Unable to update TLS configuration",
 	},
 	{
 		page: "dovecot", program: "/usr/sbin/dovecot", port: "993", dirs: []string{"/etc/dovecot", "/run/dovecot"},
@@ -101,8 +101,8 @@ var recipes = []recipe{
 			return []string{s.program, "-F", "-c", s.file}
 		},
 		after:   exchange("", "* OK"),
-		refused: (*recipeCA).weak, refusal: "127.0.0.1:",
-		owner: [2]string{`    mode: "0600"`, `    owner: nobody`}, unreadable: "serves serial", fenced: true,
+		refusal: "127.0.0.1:",
+		owner:   [2]string{`    mode: "0600"`, `    owner: nobody`}, unreadable: "serves serial", fenced: true,
 	},
 	{
 		page: "postfix", program: "/usr/sbin/postfix", port: "25", dirs: []string{"/etc/postfix/tls"}, pidFile: "/spool/pid/master.pid",
@@ -124,8 +124,8 @@ var recipes = []recipe{
 		edit: func(s *server, yaml string) string {
 			return strings.Replace(yaml, "[postfix, reload]", "[postfix, -c, "+s.dir+"/postfix, reload]", 1)
 		},
-		refused: (*recipeCA).broken, refusal: "starttls smtp",
-		owner: [2]string{`    mode: "0600"`, `    owner: nobody`},
+		refusal: "starttls smtp",
+		owner:   [2]string{`    mode: "0600"`, `    owner: nobody`},
 	},
 }
 
@@ -254,29 +254,6 @@ func (ca *recipeCA) issue() *sinks.Certificate {
 	if err != nil {
 		ca.t.Fatal(err)
 	}
-	return ca.issueFor(key)
-}
-
-// broken is a certificate with a chain that cannot be read.
-func (ca *recipeCA) broken() *sinks.Certificate {
-	c := ca.issue()
-	c.Chain = [][]byte{c.Chain[0], []byte("not a certificate")}
-	return c
-}
-
-// weak is a certificate whose key is too short for OpenSSL as servers use it.
-// Postfix takes it.
-func (ca *recipeCA) weak() *sinks.Certificate {
-	ca.t.Helper()
-	key, err := rsa.GenerateKey(rand.Reader, 1024)
-	if err != nil {
-		ca.t.Fatal(err)
-	}
-	return ca.issueFor(key)
-}
-
-func (ca *recipeCA) issueFor(key crypto.Signer) *sinks.Certificate {
-	ca.t.Helper()
 	ca.next++
 	tmpl := &x509.Certificate{SerialNumber: big.NewInt(ca.next), Subject: pkix.Name{CommonName: "web.example"}, DNSNames: []string{"web.example"},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(12 * time.Hour),
@@ -327,6 +304,14 @@ func testFenced(t *testing.T) {
 	}
 }
 
+// mismatched is a configuration that has the key of another certificate
+// delivered. Templates say what is in a file, so the agent cannot refuse it.
+func mismatched(yaml string) string {
+	const key = `{{ (certificate "other").key }}`
+	yaml = strings.Replace(yaml, "certificate: web, format: pem-key", "template: '"+key+"'", 1)
+	return regexp.MustCompile(`(?m)^    certificate: web\n(    format: .*\n)?`).ReplaceAllString(yaml, "    certificate: web\n    template: '"+key+"{{ .chain }}'\n")
+}
+
 func testRecipe(t *testing.T, r recipe) {
 	ca, s := newRecipeCA(t), newServer(t, r)
 	d := s.deliverer(s.yaml)
@@ -348,12 +333,15 @@ func testRecipe(t *testing.T, r recipe) {
 	}
 	s.serves(ca, current, "after the wrong pair")
 
-	d = s.hasty(d, s.yaml)
-	d.deliver(t, current)
-	d.deliver(t, r.refused(ca))
-	check(t, "a certificate that the server refuses", d.settled(t, s, stateRolledBack), s.refusal)
+	d = s.hasty(d, mismatched(s.yaml))
+	other := ca.issue()
+	other.Name = "other"
+	d.deliver(t, other)
+	d.deliver(t, ca.issue())
+	check(t, "the wrong pair, by a template", d.settled(t, s, stateRolledBack), s.refusal)
 	s.revive(ca)
-	s.serves(ca, current, "after a certificate that the server refuses")
+	s.serves(ca, current, "after the wrong pair by a template")
+	d = s.hasty(d, s.yaml)
 
 	s.down()
 	d.deliver(t, ca.issue())

@@ -46,10 +46,8 @@ type recipe struct {
 	before, after func(c net.Conn) error
 	// edit changes the block of the page further.
 	edit func(s *server, yaml string) string
-	// refused issues what the server refuses.
-	refused func(ca *recipeCA) *sinks.Certificate
-	// refusal is part of what the status says when the server refused a
-	// certificate.
+	// refusal is part of what the status says when the server was given a
+	// certificate and the key of another.
 	refusal string
 	// owner is a change of the page's block that gives the files to somebody else.
 	owner [2]string
@@ -310,6 +308,7 @@ upstreams:
   internal: {type: manpki, url: "https://pki.example:8888", auth: {username: host1, password: {file: /etc/signet/pki}}}
 certificates:
   web: {issuer: internal, key: {store: file}, dns_names: [web.example]}
+  other: {issuer: internal, key: {store: file}, dns_names: [web.example]}
 `
 
 // deliverer is an agent that only delivers: it has the files of a page, and is
