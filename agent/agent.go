@@ -29,9 +29,10 @@ type Options struct {
 	Notifier *systemd.Notifier
 	// Listener is the agent's socket, handed over by systemd; nil makes it.
 	Listener net.Listener
-	// Loaded is called, if it is not nil, when the cache is read: the most
-	// memory that is needed to start has been used.
-	Loaded func()
+	// Settled is called, if it is not nil, when the cache is read and when the
+	// last of many fetches has ended: the most memory that is needed for a while
+	// has been used.
+	Settled func()
 	// Credentials is the credentials socket, likewise.
 	Credentials net.Listener
 	// Held are connections to it that a killed process has left unanswered.
@@ -164,7 +165,7 @@ func (a *Agent) makeSecrets() error {
 	}
 	a.refresher = &refresher{
 		host: a.host, items: map[string]*secretItem{}, save: a.store.SaveSecret, log: a.log, emit: a.emit,
-		publish: a.publishSecret, withdraw: a.withdrawSecret, wake: make(chan struct{}, 1),
+		publish: a.publishSecret, withdraw: a.withdrawSecret, settled: a.opt.Settled, wake: make(chan struct{}, 1),
 		clocks: clocks{steady: sinceBoot},
 	}
 	for name, c := range a.cfg.Secrets {

@@ -24,6 +24,7 @@ type refresher struct {
 	publish  func(*sinks.Secret)
 	withdraw func(name string, code upstream.Code, text string)
 	emit     func(event)
+	settled  func() // the last of many fetches has ended; may be nil
 	log      *slog.Logger
 	clocks   clocks // owned by run
 
@@ -68,7 +69,11 @@ const maxFetches = 8
 type lane struct {
 	busy    int
 	waiting []*secretItem // for their turn, with a flight that has not begun
+	waited  int           // how many have since the lane was empty
 }
+
+// manyFetches leave much garbage.
+const manyFetches = 1000
 
 // next is the item whose turn it is when a fetch has ended.
 func (l *lane) next() (it *secretItem, ok bool) {
@@ -77,6 +82,7 @@ func (l *lane) next() (it *secretItem, ok bool) {
 		return nil, false
 	}
 	it, l.waiting = l.waiting[0], l.waiting[1:]
+	l.waited++
 	return it, true
 }
 
@@ -233,6 +239,11 @@ func (r *refresher) fly(ctx context.Context, it *secretItem, f *flight) {
 	r.mu.Lock()
 	if next, ok := it.lane.next(); ok {
 		go r.fly(ctx, next, next.flight)
+	} else if it.lane.busy == 0 {
+		if it.lane.waited > manyFetches && r.settled != nil {
+			go r.settled()
+		}
+		it.lane.waited = 0
 	}
 	r.mu.Unlock()
 	if err != nil && ctx.Err() != nil {

@@ -186,8 +186,8 @@ func (a *Agent) notify(ctx context.Context) error {
 		return nil
 	}
 	a.opt.Notifier.Ready()
-	if a.opt.Loaded != nil {
-		a.opt.Loaded()
+	if a.opt.Settled != nil {
+		a.opt.Settled()
 	}
 	a.log.Info("ready", "socket", a.cfg.SocketPath())
 	t := time.NewTicker(5 * time.Second)

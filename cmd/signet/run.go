@@ -62,7 +62,7 @@ func keepRunning(ctx context.Context, p *program, file string, cfg *config.Confi
 		}
 	}
 	log := slog.New(systemd.NewLogHandler(p.stderr, systemd.LogOptions{Level: level, Format: cfg.Log.Format}))
-	opt := agent.Options{Log: log, Version: versionText(), Notifier: systemd.NewNotifier(log), Loaded: saveMemory}
+	opt := agent.Options{Log: log, Version: versionText(), Notifier: systemd.NewNotifier(log), Settled: saveMemory}
 	given, held, err := systemd.Listeners()
 	if err != nil {
 		return err
