@@ -46,6 +46,7 @@ func TestARefusedCertificateIsTold(t *testing.T) {
 			if refusal := upstream.CertificateRefused(b.http.Error(upstream.Request{}, resp, upstream.Unavailable)); refusal != (tt.path == "/401") {
 				t.Errorf("%s is a refusal: %v", tt.path, refusal)
 			}
+			synctest.Wait() // until the connection is idle, and so is closed
 			tt.h.Reset()
 		}
 		if upstream.CertificateRefused(nil) || upstream.CertificateRefused(errors.New("401")) {
