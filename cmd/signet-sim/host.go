@@ -182,8 +182,8 @@ func (h *host) await(ctx context.Context, c *child, path string) error {
 			return nil
 		}
 		select {
-		case err := <-c.ended:
-			return fmt.Errorf("%s ended before it was ready: %w; see %s", c.name, err, c.log)
+		case <-c.ended:
+			return fmt.Errorf("%s ended before it was ready: %w; see %s", c.name, c.err, c.log)
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(20 * time.Millisecond):
@@ -200,10 +200,10 @@ func (h *host) awaitReady(ctx context.Context, agent, sim *child) error {
 			}
 		}
 		select {
-		case err := <-agent.ended:
-			return fmt.Errorf("signet ended before it was ready: %w; see %s", err, agent.log)
-		case err := <-sim.ended:
-			return fmt.Errorf("signet-sim ended: %w; see %s", err, sim.log)
+		case <-agent.ended:
+			return fmt.Errorf("signet ended before it was ready: %w; see %s", agent.err, agent.log)
+		case <-sim.ended:
+			return fmt.Errorf("signet-sim ended: %w; see %s", sim.err, sim.log)
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(50 * time.Millisecond):
@@ -216,11 +216,11 @@ func (h *host) supervise(ctx context.Context, children ...*child) error {
 	for {
 		for _, c := range children {
 			select {
-			case err := <-c.ended:
+			case <-c.ended:
 				if ctx.Err() != nil {
 					return nil
 				}
-				h.out.line("%s ended (%v), started again", c.name, err)
+				h.out.line("%s ended (%v), started again", c.name, c.err)
 				if err := c.start(); err != nil {
 					return err
 				}

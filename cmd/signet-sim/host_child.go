@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -16,11 +17,12 @@ type child struct {
 	argv  []string
 	env   []string
 	cmd   *exec.Cmd
-	ended chan error // one value each time it ends
+	ended chan struct{} // closed when the process that was started last has ended
+	err   error         // how; valid then
 }
 
 func (h *host) child(name string, argv ...string) *child {
-	return &child{name: name, log: h.path("log", name+".log"), argv: argv, env: h.environ(), ended: make(chan error, 1)}
+	return &child{name: name, log: h.path("log", name+".log"), argv: argv, env: h.environ()}
 }
 
 // start starts the process. It must be called on a thread that lives as long as
@@ -31,31 +33,33 @@ func (c *child) start() error {
 		return err
 	}
 	defer out.Close()
-	c.cmd = exec.Command(c.argv[0], c.argv[1:]...)
-	c.cmd.Env, c.cmd.Stdout, c.cmd.Stderr = c.env, out, out
-	c.cmd.Dir = filepath.Dir(c.log)
+	cmd := exec.Command(c.argv[0], c.argv[1:]...)
+	cmd.Env, cmd.Stdout, cmd.Stderr = c.env, out, out
+	cmd.Dir = filepath.Dir(c.log)
 	// Its own group, so that a Ctrl-C at the terminal reaches only this program,
 	// which stops the rest in order; and killed when this program is.
-	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	if err := c.cmd.Start(); err != nil {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start %s: %w", c.name, err)
 	}
-	go func(cmd *exec.Cmd) {
-		err := cmd.Wait()
-		if err == nil {
-			err = fmt.Errorf("exit status 0")
+	ended := make(chan struct{})
+	c.cmd, c.ended = cmd, ended
+	go func() {
+		defer close(ended)
+		if c.err = cmd.Wait(); c.err == nil {
+			c.err = errors.New("exit status 0")
 		}
-		c.ended <- err
-	}(c.cmd)
+	}()
 	return nil
 }
 
-// stop asks the process to end, and kills it if it has not in two seconds.
+// stop asks the process to end, and kills it if it has not in two seconds. One
+// that has ended, or was never started, needs nothing.
 func (c *child) stop() {
-	if c.cmd == nil || c.cmd.Process == nil {
+	if c.ended == nil {
 		return
 	}
-	_ = c.cmd.Process.Signal(syscall.SIGTERM) // one that has ended needs none
+	_ = c.cmd.Process.Signal(syscall.SIGTERM) // it may have ended
 	select {
 	case <-c.ended:
 	case <-time.After(2 * time.Second):
