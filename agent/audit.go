@@ -136,6 +136,33 @@ func publishKey(path, name string, pub crypto.PublicKey) error {
 	return os.Rename(tmp.Name(), path)
 }
 
+// metaAuditHead is where the hash lies of a line that the audit file is known
+// to have, by the path of the file.
+const metaAuditHead = "audit-head:"
+
+// openAudit opens the audit. That its end was cut off while the agent did not
+// run only the state can tell.
+func (a *Agent) openAudit() error {
+	path := a.cfg.AuditPath()
+	known, err := a.store.Meta(metaAuditHead + path)
+	if err != nil {
+		return fmt.Errorf("read the end of the audit: %w", err)
+	}
+	a.audit, err = access.OpenAudit(access.AuditConfig{
+		Path: path, Allow: !a.cfg.Audit.Refuses(), Log: a.log, MaxSize: a.cfg.Audit.MaxSize(), Keep: a.cfg.Audit.Keep,
+		Sign: a.signer.sign, Known: string(known),
+		Remember: func(hash string) error { return a.store.SetMeta(metaAuditHead+path, []byte(hash)) },
+	})
+	if err != nil {
+		return err
+	}
+	if cut := a.audit.Cut(); cut != nil {
+		a.notices = append(a.notices, withHint(cut))
+		a.log.Error("audit was cut off", "err", cut, "hint", cut.Hint())
+	}
+	return nil
+}
+
 // record writes down what happened to an item of its own accord. What callers do
 // the socket writes down.
 func (a *Agent) record(e event) {

@@ -43,11 +43,13 @@ func (b backend) Doctor(ctx context.Context) any {
 	for _, it := range b.status(time.Now()).Items {
 		d.Checks = append(d.Checks, checkItem(it))
 	}
+	audit := Check{Name: "audit", Status: checkOK}
 	if err := b.audit.Err(); err != nil {
-		d.Checks = append(d.Checks, failedCheck("audit", err))
-	} else {
-		d.Checks = append(d.Checks, Check{Name: "audit", Status: checkOK})
+		audit = failedCheck(audit.Name, err)
+	} else if cut := b.audit.Cut(); cut != nil {
+		audit = failedCheck(audit.Name, cut)
 	}
+	d.Checks = append(d.Checks, audit)
 	return d
 }
 

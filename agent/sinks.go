@@ -21,11 +21,7 @@ func (a *Agent) makeSinks() error {
 	}
 	first, _ := a.cfg.Token("")
 	a.signer = &auditSigner{token: a.tokens[first.TokenName()], path: a.cfg.AuditPath()}
-	a.audit, err = access.OpenAudit(access.AuditConfig{
-		Path: a.cfg.AuditPath(), Allow: !a.cfg.Audit.Refuses(), Log: a.log,
-		MaxSize: a.cfg.Audit.MaxSize(), Keep: a.cfg.Audit.Keep, Sign: a.signer.sign,
-	})
-	if err != nil {
+	if err := a.openAudit(); err != nil {
 		return err
 	}
 	limit := a.cfg.Socket.RateLimit

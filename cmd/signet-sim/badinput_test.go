@@ -77,7 +77,7 @@ func (b *bed) signet(args ...string) (string, int) {
 }
 
 // agent starts the agent and waits until it listens.
-func (b *bed) agent() {
+func (b *bed) agent() *child {
 	b.Helper()
 	c := b.child("signet", filepath.Join(b.bin, "signet"), "run", "--config", b.path("signet.yaml"))
 	if err := c.start(); err != nil {
@@ -87,6 +87,7 @@ func (b *bed) agent() {
 	if err := b.await(b.Context(), c, b.path("signet.sock")); err != nil {
 		b.Fatal(err)
 	}
+	return c
 }
 
 // says runs a command until its one line matches; what it is about needs a
@@ -191,5 +192,19 @@ func TestBadInputIsOneClearLine(t *testing.T) {
 		b.edit("signet.yaml", "ca_file: "+b.path("sim", "ca.pem"), "ca_file: "+b.path("sim", "manager-ca.pem"))
 		b.agent()
 		b.says(`upstream "pam": .*; .*ca_file`, 5, "get", "db")
+	})
+	t.Run("audit cut off while the agent was away", func(t *testing.T) {
+		b := newBed(t)
+		first := b.agent()
+		b.works()
+		first.stop() // the chain is signed, and its end remembered
+		audit := b.path("state", "audit.jsonl")
+		if err := os.Truncate(audit, 0); err != nil {
+			t.Fatal(err)
+		}
+		b.agent()
+		b.works()
+		b.shows("status", `notice +audit file .*lines at its end are missing.*; who could write the file removed them`)
+		b.says(`audit file .*: line 2: the agent found lines missing before this one`, 1, "audit", "verify", "--file", audit)
 	})
 }

@@ -28,6 +28,11 @@ type AuditConfig struct {
 	// Sign signs the chain, every 10,000 lines and every five minutes that
 	// have lines; nil does not.
 	Sign SignFunc
+	// Known is the hash of a line that is in the file, "" if none is known; where
+	// it is missing, [Audit.Cut] says so. Remember keeps the hash of the last line
+	// that is on the disk, whenever the chain has been signed; nil does not.
+	Known    string
+	Remember func(hash string) error
 	// Log is told when the file fails and when it works again; nil is nobody.
 	Log *slog.Logger
 }
@@ -46,6 +51,7 @@ type Audit struct {
 	done   chan struct{}
 	asks   chan signAsk
 	lines  sync.Pool // of *[]byte, to format entries in
+	cut    *CutError // set by OpenAudit
 
 	mu      sync.Mutex
 	pending []byte // guarded by mu: lines that lack their end, "prev"
@@ -97,7 +103,7 @@ func OpenAudit(cfg AuditConfig) (*Audit, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	a := &Audit{cfg: cfg, wake: make(chan struct{}, 1), done: make(chan struct{}), asks: make(chan signAsk)}
-	a.seal = sealing{sign: cfg.Sign, done: make(chan signed, 1), since: time.Now()}
+	a.seal = sealing{sign: cfg.Sign, remember: cfg.Remember, done: make(chan signed, 1), since: time.Now()}
 	a.lines.New = func() any { b := make([]byte, 0, 512); return &b }
 	a.w.path, a.w.maxSize, a.w.keep = cfg.Path, cfg.MaxSize, cfg.Keep
 	torn, err := a.w.open()
@@ -105,7 +111,11 @@ func OpenAudit(cfg AuditConfig) (*Audit, error) {
 		return nil, &AuditError{cfg.Path, err}
 	}
 	a.head.Store(&Head{Hash: hex.EncodeToString(a.w.prev[:])})
-	if err := a.Append(&Entry{Time: time.Now(), Event: "audit.opened", Outcome: "ok", Count: torn}); err != nil {
+	err = a.Append(&Entry{Time: time.Now(), Event: "audit.opened", Outcome: "ok", Count: torn})
+	if err == nil {
+		err = a.lookForEnd()
+	}
+	if err != nil {
 		a.w.close()
 		return nil, err
 	}

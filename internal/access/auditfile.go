@@ -18,12 +18,13 @@ type writer struct {
 	maxSize int64
 	keep    int
 
-	f     *os.File
-	size  int64
-	prev  [sha256.Size]byte // of the last line chained
-	lines uint64
-	out   []byte // chained and not yet written
-	dirty bool   // written and not yet synced
+	f       *os.File
+	size    int64
+	prev    [sha256.Size]byte // of the last line chained
+	durable [sha256.Size]byte // of the last line on the disk
+	lines   uint64
+	out     []byte // chained and not yet written
+	dirty   bool   // written and not yet synced
 }
 
 // open opens or makes the file, cuts off a torn last line, and finds the hash to
@@ -58,7 +59,7 @@ func (w *writer) open() (torn int, err error) {
 	if last != nil {
 		w.prev = hashLine(last)
 	}
-	w.f, w.size = f, size
+	w.f, w.size, w.durable = f, size, w.prev
 	return torn, nil
 }
 
@@ -165,6 +166,9 @@ func (w *writer) sync() error {
 		return cause(err)
 	}
 	w.dirty = false
+	if len(w.out) == 0 {
+		w.durable = w.prev
+	}
 	return nil
 }
 

@@ -22,7 +22,8 @@ type ChainError struct {
 func (e *ChainError) Error() string { return fmt.Sprintf("line %d: %s", e.Line, e.Why) }
 
 // A Verifier follows a chain through its files, oldest first. What was cut off
-// at the end only a [Head] that is known otherwise can show.
+// at the end only a [Head] that is known otherwise can show, or the line that the
+// agent writes when it misses it.
 type Verifier struct {
 	// Head is the hash of the last line. Set before the first file it is what
 	// the file before that ended with; "" takes the first line's word for it.
@@ -90,6 +91,9 @@ func (v *Verifier) line(line []byte) (why string) {
 	if v.Lines == 0 {
 		v.partial = strings.Trim(l.Prev, "0") != ""
 		v.Headless = v.partial && v.Head == ""
+	}
+	if l.Event == eventCut {
+		return "the agent found lines missing before this one, that with the hash " + l.Hash + " among them"
 	}
 	if l.Event == eventSigned && v.Keys != nil {
 		if why := v.signature(l.Hash, l.Signature, l.Key); why != "" {
