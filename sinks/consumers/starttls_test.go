@@ -61,6 +61,9 @@ func (s speech) follow(c net.Conn) bool {
 	return in.Buffered() == 0 // nothing may come before the server has agreed
 }
 
+// once has a proof look once: how long it may take is of no account.
+func once() bool { return true }
+
 // A proof asks for TLS as each protocol wants it, skips what a server says
 // besides, and tells what it answers when it does not want to.
 func TestProofAfterStartTLS(t *testing.T) {
@@ -82,10 +85,7 @@ func TestProofAfterStartTLS(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			p := Proof{Address: serveSpeech(t, tt.speech, c), ServerName: "web.example", StartTLS: tt.protocol, Within: 10 * time.Second}
-			if tt.want != "" {
-				p.Within = 100 * time.Millisecond
-			}
-			err := p.make(t.Context(), c.Chain[:1], never)
+			err := p.make(t.Context(), c.Chain[:1], once)
 			if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("%v, want %q", err, tt.want)
 			}
