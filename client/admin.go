@@ -77,7 +77,7 @@ type Upstream struct {
 
 // A Runway is how long everything still works without any upstream.
 type Runway struct {
-	Seconds float64   `json:"seconds"`         // 0 if something is broken already
+	Seconds float64   `json:"seconds"`         // until Until, 0 if something is broken already; means nothing without Until
 	Until   time.Time `json:"until,omitzero"`  // zero if nothing will break
 	First   string    `json:"first,omitempty"` // what breaks first: kind and name
 }
