@@ -3,7 +3,6 @@ package socket
 import (
 	"bytes"
 	"net/http"
-	"net/url"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -105,7 +104,7 @@ func (q *quick) send(it *secretItem, now time.Time) bool {
 	*buf = it.appendTo((*buf)[:room], "", now)
 	h := append(q.head[:0], "HTTP/1.1 200 OK\r\nCache-Control: no-store\r\nContent-Type: application/json\r\nDate: "...)
 	h = append(h, q.s.date.text(now)...)
-	h = append(append(append(h, "\r\nEtag: \""...), url.PathEscape(it.secret.Version)...), '"')
+	h = appendETag(append(h, "\r\nEtag: "...), it.secret.Version)
 	h = strconv.AppendInt(append(h, "\r\nContent-Length: "...), int64(len(*buf)-room), 10)
 	q.head = append(h, "\r\n\r\n"...)
 	if !q.extend(now) {

@@ -189,9 +189,14 @@ func (it *certificateItem) appendTo(b []byte) []byte {
 	return append(b, "}\n"...)
 }
 
-// etag is a version as an entity tag. Versions are opaque, so they are encoded
-// where a tag could not hold them.
-func etag(version string) string { return `"` + url.PathEscape(version) + `"` }
+// etag is a version as an entity tag.
+func etag(version string) string { return string(appendETag(nil, version)) }
+
+// appendETag renders a version as an entity tag. Versions are opaque, so they are
+// encoded where a tag could not hold them.
+func appendETag(b []byte, version string) []byte {
+	return append(append(append(b, '"'), url.PathEscape(version)...), '"')
+}
 
 // matches reports whether a tag is in the value of an If-None-Match header. The
 // bare version is taken as well.
