@@ -40,18 +40,23 @@ func (r *identityRig) scrape() string {
 	return string(text)
 }
 
-// follow tells the events of one type; it follows them when it returns.
+// follow tells the next event of one type, or closes the channel if none can
+// come; it follows them when it returns.
 func (r *identityRig) follow(kind string) <-chan string {
 	r.Helper()
 	told, following := make(chan string, 1), make(chan struct{})
 	ctx, stop := context.WithCancel(r.Context())
-	done := make(chan struct{})
-	r.Cleanup(func() { stop(); <-done })
+	r.Cleanup(func() {
+		stop()
+		for range told { // until the events are at their end
+		}
+	})
 	go func() {
-		defer close(done)
+		defer close(told)
 		first := true
 		for e, err := range r.client.Events(ctx) {
 			if err != nil {
+				r.Errorf("events: %v", err)
 				return
 			}
 			if first {
@@ -106,7 +111,16 @@ func TestTheOldCertificateIsTheFallbackOfTheNew(t *testing.T) {
 	if m := r.scrape(); !strings.Contains(m, `signet_certificate_fallback{certificate="host"} 1`) {
 		t.Error("not in the metrics")
 	}
-	if e := <-said; !strings.Contains(e, `"error":"`) || !strings.Contains(e, strings.TrimLeft(older.Serial, "0")) {
+	var e string
+	r.until("event of the fallback", 20*time.Second, func() bool {
+		select {
+		case e = <-said:
+			return true
+		default:
+			return false
+		}
+	})
+	if !strings.Contains(e, `"error":"`) || !strings.Contains(e, strings.TrimLeft(older.Serial, "0")) {
 		t.Errorf("event %s", e)
 	}
 	onDisk := func() []byte {
