@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -151,6 +152,29 @@ func TestContractExample(t *testing.T) {
 	}
 }
 
+// TestNamesLikePaths holds that names which together look like the paths of
+// other things are names like all others.
+func TestNamesLikePaths(t *testing.T) {
+	c, err := Load("testdata/names.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := []string{c.Secrets["db"].Secret, c.Secrets["db.secret"].Secret, c.Secrets["db.secret.ttl"].Secret}; !slices.Equal(got, []string{"x", "y", "z"}) {
+		t.Errorf("secrets %q", got)
+	}
+	if got := c.Certificates["web.key.store"].DNSNames; !slices.Equal(got, []string{"b.example"}) {
+		t.Errorf("certificate %q", got)
+	}
+	for name, want := range map[string]string{"a": "0600", "a.mode": "0640", "a.acl[0]": "0644"} {
+		if got := c.Files[0].Entries[name].Mode; string(got) != want {
+			t.Errorf("mode of %s is %q, want %s", name, got, want)
+		}
+	}
+	if n := len(c.Files[0].Entries); n != 6 {
+		t.Errorf("%d entries", n)
+	}
+}
+
 // TestRelativeTimesAreHonoured holds that no time is clamped.
 func TestRelativeTimesAreHonoured(t *testing.T) {
 	c := mustParse(t, minimal+`
@@ -227,7 +251,7 @@ policy:
 	if _, err := os.Stat("/sys/fs/selinux/enforce"); err == nil {
 		label = ""
 	}
-	want := "files[0].owner files[1].entries.a.b.group " + label + "policy[0].callers.users[2] policy[0].callers.groups[1]"
+	want := "files[0].owner files[1].entries.\"a.b\".group " + label + "policy[0].callers.users[2] policy[0].callers.groups[1]"
 	if got := strings.Join(faultsOf(err), " "); got != want {
 		t.Errorf("faults at %s\nwant      %s", got, want)
 	}

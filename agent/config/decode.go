@@ -306,11 +306,13 @@ func kind(n ast.Node) string {
 	return "text"
 }
 
-// join is the path of a key. One that is not a plain word is quoted, so that a
-// report stays one line for each fault.
+// join is the path of a key. One that would not read as a plain word in it is
+// quoted, and whole: no two things have the same path, and a report stays one
+// line for each fault.
 func join(path, key string) string {
-	if strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || !strconv.IsPrint(r) }) || key == "" {
-		key = strconv.Quote(clip(key))
+	odd := func(r rune) bool { return r <= ' ' || !strconv.IsPrint(r) }
+	if key == "" || strings.ContainsAny(key, `.["`) || strings.ContainsFunc(key, odd) {
+		key = strconv.Quote(key)
 	}
 	if path == "" {
 		return key
@@ -318,7 +320,8 @@ func join(path, key string) string {
 	return path + "." + key
 }
 
-// parent is the path of what holds what is at path.
+// parent is the path of what holds what is at path. Of a quoted key it may be
+// less of that key, where nothing is; what holds it is found further out.
 func parent(path string) string {
 	return path[:max(0, strings.LastIndexAny(path, ".["))]
 }
