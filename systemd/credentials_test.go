@@ -153,10 +153,10 @@ func (b *bed) rightToReload() {
 		next, _, _ := strings.Cut(rest, "\n"+"ok ")
 		return before[strings.LastIndex(before, "\n")+1:] + next
 	}
-	if got := reloads(); !strings.HasPrefix(got, "failed") || !strings.Contains(got, "does not list eater.service; make it again, as root: signet polkit >"+PolkitRulesPath) {
+	if got := reloads(); !strings.HasPrefix(got, "failed") || !strings.Contains(got, "does not list eater.service; make it again, as root: signet polkit --output "+PolkitRulesPath) {
 		b.t.Errorf("the doctor says %q", got)
 	}
-	b.run("sh", "-c", "signet polkit >"+PolkitRulesPath)
+	b.run("signet", "polkit", "--output", PolkitRulesPath)
 	if rule := b.run("cat", PolkitRulesPath); rule != strings.TrimSpace(PolkitRule([]string{"eater.service"})) {
 		b.t.Errorf("the rule is\n%s", rule)
 	}

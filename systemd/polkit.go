@@ -24,7 +24,7 @@ const (
 	polkitHead = `// Lets the agent reload the units that its configuration names, and nothing
 // else: no other unit, and no start, stop, restart or kill. This file is made:
 //
-//     signet polkit >` + PolkitRulesPath + `
+//     signet polkit --output ` + PolkitRulesPath + `
 //
 // polkit takes it up at once. A unit that is new in the configuration, or gone
 // from it, wants it made again.

@@ -36,7 +36,7 @@ func (e *UnitError) Hint() string {
 		return "somebody stopped or restarted the unit meanwhile; see journalctl -u " + e.Unit
 	case "":
 		if refused(e.Err) {
-			return fmt.Sprintf("the rule for polkit is missing or does not list %s; make it again, as root: signet polkit >%s", e.Unit, PolkitRulesPath)
+			return fmt.Sprintf("the rule for polkit is missing or does not list %s; make it again, as root: signet polkit --output %s", e.Unit, PolkitRulesPath)
 		}
 		return "it must exist and have ExecReload=; see systemctl cat " + e.Unit
 	}

@@ -22,7 +22,7 @@ func TestUnitErrorSaysWhatToDo(t *testing.T) {
 		{UnitError{Result: "canceled"}, "reload app.service: the job is canceled", "meanwhile"},
 		{UnitError{Result: "dependency"}, "reload app.service: the job is dependency", "journalctl -u app.service"},
 		{UnitError{Result: "skipped"}, "reload app.service: the job is skipped", "journalctl -u app.service"},
-		{UnitError{Err: refusal}, "reload app.service: Permission denied", "signet polkit >/etc/polkit-1/rules.d/50-signet.rules"},
+		{UnitError{Err: refusal}, "reload app.service: Permission denied", "signet polkit --output /etc/polkit-1/rules.d/50-signet.rules"},
 		{UnitError{Err: godbus.Error{Name: "org.freedesktop.systemd1.NoSuchUnit", Body: []any{"Unit app.service not found."}}},
 			"reload app.service: Unit app.service not found.", "systemctl cat app.service"},
 	} {
@@ -56,7 +56,7 @@ func TestReloadUnit(t *testing.T) {
 	}
 
 	slain := b.try("sh", "-c", "reloader reload slain.service & "+
-		"until [ $(systemctl is-active slain.service) = reloading ]; do sleep 0.1; done; systemctl stop slain.service; wait $!")
+		"for i in $(seq 100); do [ $(systemctl is-active slain.service) = reloading ] && break; sleep 0.1; done; systemctl stop slain.service; wait $!")
 	if !strings.Contains(slain, "the job is canceled") || !strings.Contains(slain, "stopped or restarted the unit meanwhile") {
 		t.Errorf("a unit that is stopped amid its reload: %q", slain)
 	}

@@ -104,22 +104,8 @@ func (f *ksctlFile) remove(key string) {
 // write puts the file in place as a whole, for its owner alone: it holds a
 // token.
 func (f *ksctlFile) write() error {
-	path := f.path
-	if real, err := filepath.EvalSymlinks(path); err == nil {
-		path = real
-	}
-	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(f.path), 0o700); err != nil {
 		return err
 	}
-	tmp, err := os.CreateTemp(dir, ".ksctl-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name()) // gone already if all went well
-	_, err = tmp.WriteString(strings.Join(f.lines, "\n") + "\n")
-	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
-		return err
-	}
-	return os.Rename(tmp.Name(), path)
+	return replaceFile(f.path, strings.Join(f.lines, "\n")+"\n", 0o600)
 }
