@@ -42,15 +42,16 @@ func testCSR(t *testing.T, name string) string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}))
 }
 
-// freeAddress is one that nobody listens at.
-func freeAddress(t *testing.T) string {
+// listen takes an address for a server that starts later: it is handed the socket
+// itself, so nobody else can have got the port meanwhile.
+func listen(t *testing.T) *net.TCPListener {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Cleanup(func() { l.Close() })
+	return l
 }
 
 // needServers skips a test where a program that it needs is not installed.
@@ -115,7 +116,7 @@ func (c trustCA) good(want bool, cert, when string) {
 // The whole story of a CA, by command line.
 func TestCipherTrustCAByCommandLine(t *testing.T) {
 	needServers(t, "openssl", "/usr/sbin/nginx")
-	address := freeAddress(t)
+	l := listen(t)
 	h := newTrustHost(t, `certificates:
   nginx: {issuer: cm, ca: sub, purpose: server, duration: 20d, key: {type: ecdsa-p256, store: file}, dns_names: [nginx.example], subject: {common_name: nginx.example}}
   own: {issuer: cm, ca: sub, purpose: ca, duration: 20d, key: {type: ecdsa-p256}, subject: {common_name: own-ca.example}}
@@ -123,7 +124,7 @@ files:
   - dir: %[1]s/tls
     entries: {cert.pem: {certificate: nginx, format: pem-chain}, key.pem: {certificate: nginx, format: pem-key}}
     reload: {signal: {pid_file: %[1]s/nginx.pid, signal: HUP, program: /usr/sbin/nginx}}
-    prove: {tls: "`+address+`", server_name: nginx.example, within: 20s, connections: 4}
+    prove: {tls: "`+l.Addr().String()+`", server_name: nginx.example, within: 20s, connections: 4}
 `)
 	ca := newTrustCA(h)
 	leaf := h.ct("certs", "--ca", ca.sub, "issue", "--csr-file", h.write("web.csr", testCSR(t, "web.example")), "--purpose", "server", "--days", "30")
@@ -144,7 +145,7 @@ files:
 		t.Error(out)
 	}
 
-	ca.servedByNginx(address)
+	ca.servedByNginx(l)
 
 	// A key in the HSM is certified as a CA's too.
 	h.until("the CA certificate of an HSM key is there", func() bool {
@@ -173,11 +174,11 @@ func (c trustCA) holdAndResume(id, cert string) {
 // servedByNginx holds that the agent has got a certificate of the CA and delivered
 // it with its key to a server, which shows it; and that another is served and
 // that one revoked when its key is compromised.
-func (c trustCA) servedByNginx(address string) {
+func (c trustCA) servedByNginx(l *net.TCPListener) {
 	c.Helper()
-	dir := c.path("tls")
+	address, dir := l.Addr().String(), c.path("tls")
 	c.until("the certificate is delivered", func() bool { _, err := os.Stat(filepath.Join(dir, "cert.pem")); return err == nil })
-	c.startNginx(address)
+	c.startNginx(l)
 	var leaf *x509.Certificate
 	c.until("nginx serves", func() (ok bool) { leaf, ok = c.served(address); return ok })
 	text := func(leaf *x509.Certificate) string {
@@ -223,8 +224,13 @@ func (c trustCA) servedByNginx(address string) {
 }
 
 // startNginx starts a server with the set that is delivered, until the test ends.
-func (c trustCA) startNginx(address string) {
+func (c trustCA) startNginx(l *net.TCPListener) {
 	c.Helper()
+	socket, err := l.File()
+	if err != nil {
+		c.Fatal(err)
+	}
+	defer socket.Close()
 	temp := ""
 	for _, kind := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
 		temp += fmt.Sprintf("%s_temp_path %s;\n", kind, c.path(kind))
@@ -236,11 +242,19 @@ http {
 access_log off;
 %[2]sserver { listen %[3]s ssl; ssl_certificate %[1]s/tls/cert.pem; ssl_certificate_key %[1]s/tls/key.pem; }
 }
-`, c.dir, temp, address))
+`, c.dir, temp, l.Addr()))
 	nginx := exec.Command("/usr/sbin/nginx", "-c", config, "-e", c.path("nginx.log"))
+	nginx.Env = append(os.Environ(), "NGINX=3;") // the sockets that it has got from another nginx, as when it is upgraded
+	nginx.ExtraFiles = []*os.File{socket}        // which is descriptor 3
 	if err := nginx.Start(); err != nil {
 		c.Fatal(err)
 	}
+	// Handing it over has made it a blocking one, in which a worker could be stuck
+	// whose connection another one has taken.
+	if err := syscall.SetNonblock(int(socket.Fd()), true); err != nil {
+		c.Error(err)
+	}
+	l.Close() // what connects from now on is nginx's
 	c.Cleanup(func() {
 		_ = nginx.Process.Signal(syscall.SIGTERM)
 		_ = nginx.Wait()
