@@ -3,6 +3,7 @@ package config
 import (
 	"maps"
 	"slices"
+	"strings"
 )
 
 // ReloadedUnits are the systemd units that are reloaded for files.
@@ -17,8 +18,8 @@ func (c *Config) ReloadedUnits() []string {
 }
 
 // CredentialUnits are the systemd units that may have credentials: those that
-// the policy gives secrets or certificates to. Without a credentials socket
-// there are none.
+// the policy gives secrets or certificates to. Only services can load any; a
+// scope asks over the socket. Without a credentials socket there are none.
 func (c *Config) CredentialUnits() []string {
 	units := map[string]bool{}
 	for _, r := range c.Policy {
@@ -26,7 +27,9 @@ func (c *Config) CredentialUnits() []string {
 			continue
 		}
 		for _, unit := range r.Callers.Units {
-			units[unit] = true
+			if strings.HasSuffix(unit, ".service") {
+				units[unit] = true
+			}
 		}
 	}
 	return slices.Sorted(maps.Keys(units))
