@@ -163,13 +163,13 @@ func (s *Server) refuseStopping(ctx context.Context, c net.Conn) {
 
 // write sends an answer and ends it. The service manager is waited for until the
 // agent stops, as part of an answer would be a credential to it; others are not.
+// What goes on then ends before the agent would be killed.
 func (q *call) write(ctx context.Context, b []byte) error {
-	limit := func() { _ = q.c.SetWriteDeadline(time.Now().Add(writeTimeout)) } // it cannot fail on an open connection
-	if q.entry.Peer != nil && q.peer.UID == 0 {
-		defer context.AfterFunc(ctx, limit)()
-	} else {
-		limit()
+	limit := func(d time.Duration) { _ = q.c.SetWriteDeadline(time.Now().Add(d)) } // it cannot fail on an open connection
+	if q.entry.Peer == nil || q.peer.UID != 0 {
+		limit(writeTimeout)
 	}
+	defer context.AfterFunc(ctx, func() { limit(stopTimeout) })()
 	_, err := q.c.Write(b)
 	if c, ok := q.c.(*net.UnixConn); ok {
 		err = errors.Join(err, c.CloseWrite()) // the end, whoever else has the connection

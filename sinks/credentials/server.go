@@ -60,6 +60,9 @@ const (
 	maxConns = 1024
 	// writeTimeout ends the answer to a peer that does not read it.
 	writeTimeout = 30 * time.Second
+	// stopTimeout ends every answer once the agent is to stop: half of what
+	// TimeoutStopSec= of signet.service gives it for all.
+	stopTimeout = 10 * time.Second
 	// retryFetch is how often a fetch that failed is asked for while a unit
 	// waits.
 	retryFetch = 500 * time.Millisecond

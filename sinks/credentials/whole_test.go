@@ -14,18 +14,20 @@ import (
 
 // An answer to the service manager is whole, however long it takes to read it:
 // part of one would be a credential. Others are not waited for, and nor is
-// anybody when the agent stops. (T59)
+// anybody when the agent stops: it has 20 seconds for that. (T59)
 func TestAnAnswerIsNotCutShort(t *testing.T) {
 	want := bytes.Repeat([]byte("0123456789abcdef"), 1<<12)
 	for _, tt := range []struct {
 		name  string
 		uid   uint32
 		stop  time.Duration // when the agent is asked to stop; 0 is never
+		ends  time.Duration
 		whole bool
 	}{
-		{"the service manager", 0, 0, true},
-		{"somebody else", 1000, 0, false},
-		{"the service manager, and the agent stops", 0, time.Second, false},
+		{"the service manager", 0, 0, 10 * time.Minute, true},
+		{"somebody else", 1000, 0, 30 * time.Second, false},
+		{"the service manager, and the agent stops", 0, time.Minute, time.Minute + 10*time.Second, false},
+		{"somebody else, and the agent stops", 1000, time.Second, 11 * time.Second, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -38,8 +40,12 @@ func TestAnAnswerIsNotCutShort(t *testing.T) {
 				q := &call{c: here, peer: access.Peer{UID: tt.uid}}
 				q.entry.Peer = &q.peer
 				done := make(chan error, 1)
+				var took time.Duration
 				go func() {
-					done <- q.write(ctx, want)
+					start := time.Now()
+					err := q.write(ctx, want)
+					took = time.Since(start)
+					done <- err
 					here.Close()
 				}()
 				some := make([]byte, 10)
@@ -51,8 +57,8 @@ func TestAnAnswerIsNotCutShort(t *testing.T) {
 				if got := append(some, rest...); bytes.Equal(got, want) != tt.whole {
 					t.Errorf("%d of %d bytes came", len(got), len(want))
 				}
-				if err := <-done; (err == nil) != tt.whole {
-					t.Errorf("error %v", err)
+				if err := <-done; (err == nil) != tt.whole || took != tt.ends {
+					t.Errorf("error %v after %v, want it to end after %v", err, took, tt.ends)
 				}
 			})
 		})
