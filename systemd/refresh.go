@@ -2,6 +2,7 @@ package systemd
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,30 +22,34 @@ type properties interface {
 }
 
 // CanRefresh reports whether the service manager knows RefreshOnReload=. One
-// that does not answer soon does not: the agent waits for it at its start.
-func CanRefresh(ctx context.Context) bool {
+// that does not answer soon is an error: the agent waits for it at its start.
+func CanRefresh(ctx context.Context) (bool, error) {
 	ctx, done := context.WithTimeout(ctx, 2*time.Second)
 	defer done()
 	conn, err := dbus.NewSystemConnectionContext(ctx)
 	if err != nil {
-		return false
+		return false, fmt.Errorf("version of systemd: %w", err)
 	}
 	defer conn.Close()
 	return canRefresh(conn)
 }
 
-func canRefresh(p properties) bool {
+func canRefresh(p properties) (bool, error) {
 	text, err := p.GetManagerProperty("Version") // "252.39-1~deb12u2", with the quotes
 	if err != nil {
-		return false
+		return false, fmt.Errorf("version of systemd: %w", err)
 	}
-	text = strings.TrimLeft(text, `"v`)
-	n, err := strconv.Atoi(text[:len(text)-len(strings.TrimLeft(text, "0123456789"))])
-	return err == nil && n >= refreshVersion
+	number := strings.TrimLeft(text, `"v`)
+	n, err := strconv.Atoi(number[:len(number)-len(strings.TrimLeft(number, "0123456789"))])
+	if err != nil {
+		return false, fmt.Errorf("version of systemd: %s does not begin with a number", text)
+	}
+	return n >= refreshVersion, nil
 }
 
 // Refreshes reports whether a reload of a unit has its credentials asked for
-// again (RefreshOnReload=credentials).
+// again (RefreshOnReload=credentials). That is an error where [CanRefresh] says
+// no: nobody knows that property there.
 func Refreshes(ctx context.Context, unit string) (bool, error) {
 	conn, err := dbus.NewSystemConnectionContext(ctx)
 	if err != nil {
@@ -55,9 +60,6 @@ func Refreshes(ctx context.Context, unit string) (bool, error) {
 }
 
 func refreshes(ctx context.Context, p properties, unit string) (bool, error) {
-	if !canRefresh(p) {
-		return false, nil
-	}
 	prop, err := p.GetUnitTypePropertyContext(ctx, unit, "Service", "RefreshOnReload")
 	if err != nil {
 		return false, &UnitError{Unit: unit, Err: err}

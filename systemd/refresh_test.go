@@ -3,6 +3,8 @@ package systemd
 import (
 	"context"
 	"errors"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/coreos/go-systemd/v22/dbus"
@@ -30,31 +32,46 @@ func (s said) GetUnitTypePropertyContext(_ context.Context, unit, kind, name str
 	return &dbus.Property{Name: name, Value: godbus.MakeVariant(s.refresh)}, nil
 }
 
-// TestRefreshes holds which units are reloaded for their credentials: those that
-// say so, where the service manager is new enough to do it.
-func TestRefreshes(t *testing.T) {
-	credentials := []string{"extensions", "credentials"}
-	for _, tt := range []struct {
-		said
-		can, unit bool
-	}{
-		{said{"260", credentials}, true, true},
-		{said{"260~rc1-1", credentials}, true, true},
-		{said{"v261.2-1.fc44", credentials}, true, true},
-		{said{"1000.1", credentials}, true, true},
-		{said{"262", []string{"extensions"}}, true, false},
-		{said{"262", []string{}}, true, false},
-		{said{"259.5", credentials}, false, false},
-		{said{"252.39-1~deb12u2", nil}, false, false},
-		{said{"unknown", credentials}, false, false},
-		{said{"", credentials}, false, false},
+// TestCanRefresh holds that the service manager is new enough or not, and that
+// one which does not say so is neither.
+func TestCanRefresh(t *testing.T) {
+	for version, want := range map[string]bool{
+		"260": true, "260~rc1-1": true, "v261.2-1.fc44": true, "1000.1": true, "259.5": false, "252.39-1~deb12u2": false,
 	} {
-		got, err := refreshes(t.Context(), tt.said, "app.service")
-		if can := canRefresh(tt.said); can != tt.can || got != tt.unit || err != nil {
-			t.Errorf("version %q, property %v: it can %v, the unit does %v, %v; want %v, %v", tt.version, tt.refresh, can, got, err, tt.can, tt.unit)
+		if got, err := canRefresh(said{version: version}); got != want || err != nil {
+			t.Errorf("version %q: %v, %v; want %v", version, got, err, want)
 		}
 	}
-	if got, err := refreshes(t.Context(), said{"260", nil}, "app.service"); got || err == nil {
-		t.Errorf("a property that cannot be read: %v, %v", got, err)
+	for version, want := range map[string]string{
+		"":        "version of systemd: away",
+		"unknown": `version of systemd: "unknown" does not begin with a number`,
+	} {
+		if got, err := canRefresh(said{version: version}); got || err == nil || err.Error() != want {
+			t.Errorf("version %q: %v, %v; want %s", version, got, err, want)
+		}
+	}
+	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path="+filepath.Join(t.TempDir(), "bus"))
+	if got, err := CanRefresh(t.Context()); got || err == nil || !strings.HasPrefix(err.Error(), "version of systemd: ") {
+		t.Errorf("without a bus: %v, %v", got, err)
+	}
+}
+
+// TestRefreshes holds which units are reloaded for their credentials: those that
+// say so. One that says nothing, as the service manager is being executed again,
+// is an error, which is tried again, and not a no.
+func TestRefreshes(t *testing.T) {
+	for _, tt := range []struct {
+		refresh   any
+		want, err bool
+	}{
+		{[]string{"extensions", "credentials"}, true, false},
+		{[]string{"extensions"}, false, false},
+		{[]string{}, false, false},
+		{nil, false, true},
+	} {
+		got, err := refreshes(t.Context(), said{refresh: tt.refresh}, "app.service") // whose version nobody asks for
+		if got != tt.want || (err != nil) != tt.err {
+			t.Errorf("property %v: %v, %v; want %v, an error %v", tt.refresh, got, err, tt.want, tt.err)
+		}
 	}
 }

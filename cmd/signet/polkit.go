@@ -32,8 +32,14 @@ The rule is as exact as it is fresh: make it again when the configuration change
 				return err
 			}
 			units := c.ReloadedUnits()
-			if systemd.CanRefresh(cmd.Context()) { // else none is reloaded for its credentials
-				units = append(units, c.CredentialUnits()...)
+			if more := c.CredentialUnits(); len(more) > 0 {
+				can, err := systemd.CanRefresh(cmd.Context())
+				if err != nil { // a rule without them would be a wrong one
+					return err
+				}
+				if can { // else none is reloaded for its credentials
+					units = append(units, more...)
+				}
 			}
 			rule := systemd.PolkitRule(units)
 			if output == "" {

@@ -85,10 +85,7 @@ func keepRunning(ctx context.Context, p *program, file string, cfg *config.Confi
 			return err
 		}
 		opt.Held, held = held, nil // they are answered once
-		opt.Refreshes = nil
-		if cfg.CredentialsSocket.Path != "" && systemd.CanRefresh(ctx) {
-			opt.Refreshes = systemd.Refreshes
-		}
+		opt.Refreshes = refreshes(ctx, cfg, log)
 		done := make(chan error, 1)
 		go func(cfg *config.Config) { done <- agent.Run(rctx, cfg, opt) }(cfg) // which nobody else keeps
 		for next == nil {
@@ -111,6 +108,23 @@ func keepRunning(ctx context.Context, p *program, file string, cfg *config.Confi
 		cfg = next
 	}
 	return nil
+}
+
+// refreshes is how units are asked whether they take new credentials at a
+// reload; nil if none does on this host, or if that cannot be told.
+func refreshes(ctx context.Context, cfg *config.Config, log *slog.Logger) func(ctx context.Context, unit string) (bool, error) {
+	if cfg.CredentialsSocket.Path == "" {
+		return nil
+	}
+	can, err := systemd.CanRefresh(ctx)
+	if err != nil {
+		log.Warn("no unit is told of new credentials", "err", err,
+			"hint", "once the system bus answers: systemctl reload signet; units that have older ones by then are told")
+	}
+	if !can {
+		return nil
+	}
+	return systemd.Refreshes
 }
 
 // again is a listener that systemd made, once more: the agent closes its own
