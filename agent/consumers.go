@@ -168,7 +168,7 @@ func (a *Agent) checkConsumer(ctx context.Context, name string) Check {
 	c := Check{Name: "reload " + name, Status: checkSkipped}
 	i := slices.IndexFunc(a.cfg.Files, func(f config.File) bool { return consumerOf(f) == name })
 	if i < 0 { // reloaded for its credentials alone
-		switch refreshes, err := a.opt.Refreshes(ctx, name); {
+		switch refreshes, err := a.refreshes(ctx, name); {
 		case err != nil:
 			return failedCheck(c.Name, err)
 		case !refreshes:

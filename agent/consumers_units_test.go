@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/signet-agent/signet/agent/config"
 	"github.com/signet-agent/signet/agent/store"
@@ -22,8 +24,15 @@ func TestUnitsAreReloadedForTheirCredentials(t *testing.T) {
 		t.Fatal(err)
 	}
 	const asks, fixed, both = "signet-test-asks.service", "signet-test-fixed.service", "signet-test-both.service"
+	for _, unit := range []string{asks, fixed} {
+		if err := st.SaveRecord("credential", unit+"/secret/db", []byte("1")); err != nil {
+			t.Fatal(err)
+		}
+	}
 	cfg := &config.Config{StateDir: filepath.Join(dir, "state"), RuntimeDir: filepath.Join(dir, "run"),
 		CredentialsSocket: config.CredentialsSocket{Path: filepath.Join(dir, "credentials.sock")},
+		Upstreams:         map[string]config.Upstream{"pam": {Type: config.Senhasegura, URL: "https://localhost"}},
+		Secrets:           map[string]config.Secret{"db": {Upstream: "pam", Credential: "1"}},
 		Policy:            []config.Rule{{Callers: config.Callers{Units: []string{asks, fixed, both}}, Allow: config.Allow{Secrets: []string{"db"}}}},
 		Files: []config.File{{Path: filepath.Join(dir, "password"), Content: config.Content{Secret: "db", Field: "password"},
 			Reload: config.Reload{Unit: both}}},
@@ -31,15 +40,6 @@ func TestUnitsAreReloadedForTheirCredentials(t *testing.T) {
 	a, err := newAgent(cfg, Options{Log: slog.New(slog.DiscardHandler),
 		Refreshes: func(_ context.Context, unit string) (bool, error) { return unit != fixed, nil }}, st)
 	if err != nil {
-		t.Fatal(err)
-	}
-	for _, unit := range []string{asks, fixed} {
-		if err := st.SaveRecord("credential", unit+"/secret/db", []byte("1")); err != nil {
-			t.Fatal(err)
-		}
-	}
-	a.cfg.Secrets = map[string]config.Secret{"db": {}} // which nothing but the credentials knows: no upstream has it
-	if err := a.makeCredentials(nil); err != nil {
 		t.Fatal(err)
 	}
 	r := &consumerRig{Agent: a, t: t, st: st}
@@ -75,4 +75,19 @@ func TestUnitsAreReloadedForTheirCredentials(t *testing.T) {
 		t.Error(err)
 	}
 	r.close()
+}
+
+// A bus that hangs is an error after a while: one unit does not keep the others
+// from being told.
+func TestABusThatHangsIsGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &Agent{opt: Options{Refreshes: func(ctx context.Context, _ string) (bool, error) {
+			<-ctx.Done()
+			return false, ctx.Err()
+		}}}
+		start := time.Now()
+		if _, err := a.refreshUnit(t.Context(), "app.service"); err == nil || time.Since(start) != 5*time.Second {
+			t.Errorf("%v after %v", err, time.Since(start))
+		}
+	})
 }

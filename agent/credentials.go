@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/signet-agent/signet/internal/access"
 	"github.com/signet-agent/signet/sinks/consumers"
@@ -37,7 +38,7 @@ func (a *Agent) makeCredentials(policy *access.Policy) (err error) {
 // refreshUnit has a unit reloaded whose credentials have changed, if it has them
 // asked for again then.
 func (a *Agent) refreshUnit(ctx context.Context, unit string) (bool, error) {
-	if refreshes, err := a.opt.Refreshes(ctx, unit); !refreshes || err != nil {
+	if refreshes, err := a.refreshes(ctx, unit); !refreshes || err != nil {
 		return false, err
 	}
 	changes := []consumers.Change{{Target: credentialsOf(unit)}}
@@ -46,6 +47,14 @@ func (a *Agent) refreshUnit(ctx context.Context, unit string) (bool, error) {
 	}
 	a.consumers.Written(changes)
 	return true, nil
+}
+
+// refreshes asks Options.Refreshes, but not for ever: units are asked about one
+// after the other.
+func (a *Agent) refreshes(ctx context.Context, unit string) (bool, error) {
+	ctx, done := context.WithTimeout(ctx, 5*time.Second)
+	defer done()
+	return a.opt.Refreshes(ctx, unit)
 }
 
 // credentialsOf is what the queue of reloads calls the credentials of a unit.
