@@ -11,7 +11,7 @@ import (
 func (a *Agent) explain(it *Item) {
 	from := it.Name // the upstream, of a token
 	if it.Kind == "secret" {
-		from = a.cfg.Secrets[it.Name].Upstream
+		from = a.refresher.items[it.Name].spec.Upstream
 	}
 	// Errors name their item, for the log. Here it is named already.
 	it.LastError = strings.TrimPrefix(it.LastError, fmt.Sprintf("%s %q: ", it.Kind, it.Name))
@@ -54,7 +54,7 @@ func todo(it *Item, from string) string {
 	case "identity " + stateExpired, "certificate " + stateExpired:
 		return fmt.Sprintf("nobody accepts it any more; `signet renew %s` tries at once", it.Name)
 	case "consumer " + stateFailed:
-		return "its files are in place, but it may not have taken them up; its own log says why; the reload is tried again by itself"
+		return "it may still work with what it had before; its own log says why; the reload is tried again by itself"
 	}
 	return ""
 }

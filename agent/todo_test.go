@@ -2,61 +2,111 @@ package agent
 
 import (
 	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/signet-agent/signet/agent/config"
+	"github.com/signet-agent/signet/agent/store"
+	"github.com/signet-agent/signet/sinks"
 )
 
 // In the status an item in trouble says what it waits for, what that means, and
 // what to do.
 func TestTroubleIsExplained(t *testing.T) {
-	end := time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC)
-	host := newIdentity("host")
-	a := &Agent{
-		cfg:        &config.Config{Secrets: map[string]config.Secret{"db": {Upstream: "pam"}}},
-		opened:     make(chan struct{}),
-		identities: map[string]*identity{"host": host},
-		services:   map[string]*service{"pam": {name: "pam", identity: host}},
+	cfg, err := config.Parse("signet.yaml", []byte(fmt.Sprintf(`
+state_dir: %[1]q
+runtime_dir: %[1]q
+hsm: {module: /nonexistent.so, token: t, worker: /nonexistent, pin: {file: /nonexistent}}
+upstreams:
+  vaults: {type: manager, url: "https://localhost", account_id: 1}
+  pam: {type: senhasegura, url: "https://localhost", identity: host, auth: {grant: client_credentials, client_id: x, client_secret: {file: /nonexistent}}}
+identities: {host: {issuer: vaults, subject: {common_name: host1}}}
+secrets: {db: {upstream: pam, credential: x}}
+`, t.TempDir())))
+	if err != nil {
+		t.Fatal(err)
 	}
-	never := func(want string) {
+	st, err := store.Open(cfg.StatePath())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	a, err := newAgent(cfg, Options{Log: slog.New(slog.DiscardHandler)}, st)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.audit.Close()
+	now := time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC)
+	check := func(kind, name, state, reason, hint string) { // which begins so
 		t.Helper()
-		for _, it := range []Item{{Kind: "secret", Name: "db"}, {Kind: "token", Name: "pam"}} {
-			it.State = stateMissing
-			if a.explain(&it); it.NextReason != want || it.Hint != "" {
-				t.Errorf("%s never there: %q, %q; want %q", it.Kind, it.NextReason, it.Hint, want)
-			}
+		items := a.status(now).Items
+		i := slices.IndexFunc(items, func(it Item) bool { return it.Kind == kind && it.Name == name })
+		if i < 0 {
+			t.Fatalf("no %s %q in the status", kind, name)
 		}
+		it := items[i]
+		if it.State != state || it.NextReason != reason || !strings.HasPrefix(it.Hint, hint) || hint == "" && it.Hint != "" {
+			t.Errorf("%s is %s (%q, %q), want %s (%q, %q)", kind, it.State, it.NextReason, it.Hint, state, reason, hint)
+		}
+		if strings.HasPrefix(it.LastError, kind) {
+			t.Errorf("%s: the error names it once more: %s", kind, it.LastError)
+		}
+	}
+	never := func(reason string) {
+		t.Helper()
+		check("secret", "db", stateMissing, reason, "")
+		check("token", "pam", stateMissing, reason, "")
 	}
 	never("waits for the HSM")
 	close(a.opened)
 	never(`waits for the first certificate of identity "host"`)
-	host.cert.Store(&tls.Certificate{})
+	a.identities["host"].cert.Store(&tls.Certificate{})
 	never("")
 
+	hour := func(n time.Duration) time.Time { return now.Add(n * time.Hour) }
+	for _, tt := range []struct {
+		held        held
+		state, hint string
+	}{
+		{held{Secret: sinks.Secret{FetchedAt: hour(-1), FreshUntil: hour(1), UsableUntil: hour(2)}}, stateFresh, ""},
+		{held{Secret: sinks.Secret{FetchedAt: hour(-2), FreshUntil: hour(-1), UsableUntil: hour(1)}}, stateStale,
+			`apps get it, marked stale, until 2030-01-01T13:00:00Z; upstream "pam" has to answer before`},
+		{held{Secret: sinks.Secret{FetchedAt: hour(-3), FreshUntil: hour(-2), UsableUntil: hour(-1)}}, stateExpired,
+			`apps are refused it until upstream "pam" answers`},
+		{held{bad: &failures{Count: 1, Last: errors.New(`secret "db": fetch: denied`)}}, stateMissing,
+			`apps are refused it until upstream "pam" gives it`},
+	} {
+		a.refresher.items["db"].held = &tt.held
+		check("secret", "db", tt.state, "", tt.hint)
+	}
+	for _, tt := range []struct {
+		received, end time.Time
+		state, hint   string
+	}{
+		{hour(-1), hour(100), stateValid, ""},
+		{hour(-100), hour(1), stateExpiring, "it has to be renewed before 2030-01-01T13:00:00Z; `signet renew host`"},
+		{hour(-100), hour(-1), stateExpired, "nobody accepts it any more; `signet renew host`"},
+	} {
+		a.rotators["host"].snap.Store(&snapshot{record: record{Current: version{KeyID: "1", ReceivedAt: tt.received, NotAfter: tt.end}}})
+		check("identity", "host", tt.state, "", tt.hint)
+	}
 	for _, tt := range []struct {
 		it   Item
-		hint string // begins so
+		hint string
 	}{
-		{Item{Kind: "secret", Name: "db", State: stateFresh}, ""},
-		{Item{Kind: "secret", Name: "db", State: stateStale, UsableUntil: end}, `apps get it, marked stale, until 2030-01-01T12:00:00Z; upstream "pam" has to answer before`},
-		{Item{Kind: "secret", Name: "db", State: stateExpired}, `apps are refused it until upstream "pam" answers`},
-		{Item{Kind: "secret", Name: "db", State: stateMissing, LastError: "denied"}, `apps are refused it until upstream "pam" gives it`},
-		{Item{Kind: "identity", Name: "host", State: stateValid}, ""},
-		{Item{Kind: "identity", Name: "host", State: stateExpiring, NotAfter: end}, "it has to be renewed before 2030-01-01T12:00:00Z; `signet renew host`"},
-		{Item{Kind: "certificate", Name: "web", State: stateExpired}, "nobody accepts it any more; `signet renew web`"},
-		{Item{Kind: "consumer", Name: "app.service", State: stateFailed, LastError: `consumer "app.service": reload: exit status 3`}, "its files are in place"},
+		// Whether it is reloaded for files or for its credentials.
+		{Item{Kind: "consumer", Name: "app.service", State: stateFailed, LastError: `consumer "app.service": reload: exit status 3`},
+			"it may still work with what it had before; its own log says why; the reload is tried again by itself"},
 		{Item{Kind: "file", Name: "/a", State: stateFailed}, ""},
-		{Item{Kind: "identity", Name: "host", State: stateExpired, Hint: "enrol it"}, "enrol it"},
+		{Item{Kind: "identity", Name: "host", State: stateExpired, Hint: "enrol it"}, "enrol it"}, // which its part has said
 	} {
-		it := tt.it
-		a.explain(&it)
-		if !strings.HasPrefix(it.Hint, tt.hint) || tt.hint == "" && it.Hint != "" {
-			t.Errorf("%s %s: %q, want %q", it.Kind, it.State, it.Hint, tt.hint)
-		}
-		if strings.HasPrefix(it.LastError, it.Kind) {
-			t.Errorf("%s: the error names it once more: %s", it.Kind, it.LastError)
+		if a.explain(&tt.it); tt.it.Hint != tt.hint || strings.HasPrefix(tt.it.LastError, tt.it.Kind) {
+			t.Errorf("%s: %q, want %q; %s", tt.it.Kind, tt.it.Hint, tt.hint, tt.it.LastError)
 		}
 	}
 }
