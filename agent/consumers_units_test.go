@@ -25,7 +25,7 @@ func TestUnitsAreReloadedForTheirCredentials(t *testing.T) {
 	}
 	const asks, fixed, both = "signet-test-asks.service", "signet-test-fixed.service", "signet-test-both.service"
 	for _, unit := range []string{asks, fixed} {
-		if err := st.SaveRecord("credential", unit+"/secret/db", []byte("1")); err != nil {
+		if err := st.SaveRecord("credential", unit+"/db.password", []byte("1")); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -90,4 +90,29 @@ func TestABusThatHangsIsGivenUp(t *testing.T) {
 			t.Errorf("%v after %v", err, time.Since(start))
 		}
 	})
+}
+
+// What units were given is kept, and what is not configured any more forgotten,
+// also in a run that cannot refresh them; a run that they cannot ask keeps it.
+func TestWhatUnitsHaveIsKnownInAnyRun(t *testing.T) {
+	for path, want := range map[string]bool{"/run/signet/credentials.sock": false, "": true} {
+		dir := t.TempDir()
+		st, err := store.Open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := st.SaveRecord("credential", "app.service/gone.v", []byte("1")); err != nil {
+			t.Fatal(err)
+		}
+		cfg := &config.Config{StateDir: dir, RuntimeDir: dir, CredentialsSocket: config.CredentialsSocket{Path: path}}
+		if _, err := newAgent(cfg, Options{Log: slog.New(slog.DiscardHandler)}, st); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := st.Record("credential", "app.service/gone.v"); err != nil || (got != nil) != want {
+			t.Errorf("socket %q: it is %q, %v; want it kept %v", path, got, err, want)
+		}
+		if err := st.Close(); err != nil {
+			t.Error(err)
+		}
+	}
 }

@@ -23,13 +23,13 @@ func (a *Agent) makeCredentials(policy *access.Policy) (err error) {
 		Secrets:      slices.Collect(maps.Keys(a.cfg.Secrets)),
 		Certificates: append(slices.Collect(maps.Keys(a.cfg.Certificates)), slices.Collect(maps.Keys(a.cfg.Identities))...),
 		Opened:       a.opened, Wait: a.cfg.CredentialsSocket.WaitLimit(),
-		Hold: a.opt.Notifier.Hold, Held: a.opt.Held,
+		Hold: a.opt.Notifier.Hold, Held: a.opt.Held, Store: a.store,
 	}
 	if a.cfg.CredentialsSocket.Path == "" && a.opt.Credentials == nil && len(a.opt.Held) == 0 {
-		c.Secrets, c.Certificates = nil, nil
+		c.Secrets, c.Certificates, c.Store = nil, nil, nil
 	}
 	if a.opt.Refreshes != nil {
-		c.Refresh, c.Store = a.refreshUnit, a.store
+		c.Refresh = a.refreshUnit
 	}
 	a.credentials, err = unitcreds.New(c)
 	return err

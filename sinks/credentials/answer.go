@@ -28,16 +28,20 @@ type call struct {
 func (s *Server) answer(ctx context.Context, c net.Conn) {
 	q := &call{s: s, c: c, start: time.Now(), entry: access.Entry{Event: "credential.read", Kind: access.Secret}}
 	defer c.Close()
-	var content []byte
-	err := q.identify()
-	if err != nil {
+	if err := q.identify(); err != nil {
 		q.entry.Outcome = "denied"
-	} else {
-		content, err = q.content(ctx)
+		q.refuse(ctx, err)
+		return
 	}
+	q.deliver(ctx)
+}
+
+// deliver answers the service manager, that it is having been seen to.
+func (q *call) deliver(ctx context.Context) {
+	content, err := q.content(ctx)
 	if err == nil {
 		q.entry.Outcome, q.entry.Duration = "ok", time.Since(q.start)
-		if aerr := s.cfg.Audit.Append(&q.entry); aerr != nil {
+		if aerr := q.s.cfg.Audit.Append(&q.entry); aerr != nil {
 			err = fmt.Errorf("the access cannot be recorded, so it is refused: %w", aerr)
 		}
 	}
@@ -45,13 +49,13 @@ func (s *Server) answer(ctx context.Context, c net.Conn) {
 		q.refuse(ctx, err)
 		return
 	}
-	if s.holders != nil { // before it has it: better told once too often than never
-		if err := s.holders.note(held{q.at.unit, q.entry.Kind, q.entry.Name}, q.given); err != nil {
-			s.cfg.Log.Warn("a change of the credential will not be told", "unit", q.at.unit, "credential", q.at.id, "err", err)
+	if q.s.holders != nil { // before it has it: better told once too often than never
+		if err := q.s.holders.note(q.at, q.given); err != nil {
+			q.s.cfg.Log.Warn("a change of the credential will not be told", "unit", q.at.unit, "credential", q.at.id, "err", err)
 		}
 	}
 	if err := q.write(ctx, content); err != nil {
-		s.cfg.Log.Warn("credential not delivered", "unit", q.at.unit, "credential", q.at.id, "err", err)
+		q.s.cfg.Log.Warn("credential not delivered", "unit", q.at.unit, "credential", q.at.id, "err", err)
 	}
 }
 

@@ -8,8 +8,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"github.com/signet-agent/signet/internal/access"
 )
 
 // kindGiven is what the records of holders are kept under.
@@ -26,44 +24,35 @@ type Store interface {
 	DeleteRecord(kind, name string) error
 }
 
-// A held is an item that a unit was given.
-type held struct {
-	unit string
-	kind access.Kind
-	name string
-}
+// key is the name of the record of a credential that a unit was given. Units
+// have no slash in their names.
+func (a address) key() string { return a.unit + "/" + a.id }
 
-// key is the name of its record. Units have no slash in their names.
-func (h held) key() string { return h.unit + "/" + h.kind.String() + "/" + h.name }
-
-// holders know which unit was given which version of what, over restarts too:
-// whoever has an older one than there is now is to ask again.
+// holders know which unit was given which version of which credential, over
+// restarts too: whoever has an older one than there is now is to ask again.
+// Credentials of one item are asked for one by one, and need not be of one
+// version.
 type holders struct {
 	store Store
 
 	mu    sync.Mutex
-	given map[held]string // guarded by mu: the version
-	left  map[held]string // guarded by mu: the version that a unit goes without, as it does not ask again
-	more  chan struct{}   // something was given
+	given map[address]string // guarded by mu: the version
+	left  map[address]string // guarded by mu: the version that a unit goes without, as it does not ask again
+	more  chan struct{}      // something was given
 }
 
 // loadHolders reads what earlier runs have given. What is not configured any
 // more is forgotten.
 func (s *Server) loadHolders(store Store) (*holders, error) {
-	h := &holders{store: store, given: map[held]string{}, left: map[held]string{}, more: make(chan struct{}, 1)}
+	h := &holders{store: store, given: map[address]string{}, left: map[address]string{}, more: make(chan struct{}, 1)}
 	records, err := store.Records(kindGiven)
 	if err != nil {
 		return nil, fmt.Errorf("credentials: %w", err)
 	}
 	for key, version := range records {
-		unit, item, _ := strings.Cut(key, "/")
-		kind, name, _ := strings.Cut(item, "/")
-		k := access.Secret
-		if kind == access.Certificate.String() {
-			k = access.Certificate
-		}
-		if it := (held{unit, k, name}); s.slotOf(credential{kind: k, name: name}) != nil {
-			h.given[it] = string(version)
+		unit, id, _ := strings.Cut(key, "/")
+		if _, unknown := s.resolve(id); unknown == nil {
+			h.given[address{unit, id}] = string(version)
 		} else if err := store.DeleteRecord(kindGiven, key); err != nil {
 			return nil, fmt.Errorf("credentials: %w", err)
 		}
@@ -72,14 +61,14 @@ func (s *Server) loadHolders(store Store) (*holders, error) {
 }
 
 // note writes down what a unit was given.
-func (h *holders) note(it held, version string) error {
+func (h *holders) note(at address, version string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.given[it] != version {
-		if err := h.store.SaveRecord(kindGiven, it.key(), []byte(version)); err != nil {
+	if h.given[at] != version {
+		if err := h.store.SaveRecord(kindGiven, at.key(), []byte(version)); err != nil {
 			return err
 		}
-		h.given[it] = version
+		h.given[at] = version
 	}
 	select { // it may have changed since
 	case h.more <- struct{}{}:
@@ -88,9 +77,9 @@ func (h *holders) note(it held, version string) error {
 	return nil
 }
 
-// An outdated is what a unit has of an item that is another by now.
+// An outdated is a credential of a unit that is another by now.
 type outdated struct {
-	held
+	address
 	was, now string // versions
 }
 
@@ -102,10 +91,11 @@ func (s *Server) outdated() (map[string][]outdated, <-chan struct{}) {
 	defer h.mu.Unlock()
 	_, changed := s.look(&slot{})
 	out := map[string][]outdated{}
-	for it, was := range h.given {
-		at, _ := s.look(s.slotOf(credential{kind: it.kind, name: it.name}))
-		if now := at.version(); now != "" && now != was && now != h.left[it] {
-			out[it.unit] = append(out[it.unit], outdated{it, was, now})
+	for at, was := range h.given {
+		cred, _ := s.resolve(at.id) // there is one: it was given
+		it, _ := s.look(s.slotOf(cred))
+		if now := it.version(); now != "" && now != was && now != h.left[at] {
+			out[at.unit] = append(out[at.unit], outdated{at, was, now})
 		}
 	}
 	return out, changed
@@ -123,8 +113,12 @@ func (now slot) version() string {
 }
 
 // RunRefresh has Config.Refresh called for units whose credentials have changed
-// since they were given, until ctx is done.
+// since they were given, until ctx is done. Without Config.Store none are known.
 func (s *Server) RunRefresh(ctx context.Context) error {
+	if s.holders == nil {
+		<-ctx.Done()
+		return nil
+	}
 	for {
 		out, changed := s.outdated()
 		var retry <-chan time.Time
@@ -157,12 +151,12 @@ func (h *holders) told(items []outdated, refreshes bool) error {
 	for _, it := range items {
 		switch {
 		case !refreshes:
-			h.left[it.held] = it.now
-		case h.given[it.held] == it.was:
+			h.left[it.address] = it.now
+		case h.given[it.address] == it.was:
 			if err := h.store.DeleteRecord(kindGiven, it.key()); err != nil {
 				return err
 			}
-			delete(h.given, it.held)
+			delete(h.given, it.address)
 		}
 	}
 	return nil

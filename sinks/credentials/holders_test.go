@@ -3,7 +3,9 @@ package credentials
 import (
 	"context"
 	"errors"
+	"io"
 	"maps"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -11,7 +13,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/signet-agent/signet/internal/access"
 	"github.com/signet-agent/signet/internal/secret"
 	"github.com/signet-agent/signet/sinks"
 )
@@ -36,9 +37,9 @@ type refreshRig struct {
 	*Server
 	stop func()
 
-	mu   sync.Mutex
-	told []string // guarded by mu
-	err  error    // guarded by mu: of the next call
+	mu    sync.Mutex
+	told  []string // guarded by mu
+	fails int      // guarded by mu: how many of the next calls for web.service
 }
 
 func newRefreshRig(t *testing.T, store Store) *refreshRig {
@@ -48,11 +49,12 @@ func newRefreshRig(t *testing.T, store Store) *refreshRig {
 		Refresh: func(_ context.Context, unit string) (bool, error) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
-			err := r.err
-			if r.err = nil; err == nil {
-				r.told = append(r.told, unit)
+			if unit == "web.service" && r.fails > 0 {
+				r.fails--
+				return false, errors.New("no bus")
 			}
-			return unit != "fixed.service", err
+			r.told = append(r.told, unit)
+			return unit != "fixed.service", nil
 		}})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
@@ -66,15 +68,26 @@ func newRefreshRig(t *testing.T, store Store) *refreshRig {
 	return r
 }
 
-// give has units get what there is now, as a start does and a reload.
-func (r *refreshRig) give(t *testing.T, kind access.Kind, name string, units ...string) {
+// give has units get a credential as it is now, as a start does and a reload.
+func (r *refreshRig) give(t *testing.T, id string, units ...string) {
 	t.Helper()
-	now, _ := r.look(r.slotOf(credential{kind: kind, name: name}))
+	cred, err := r.resolve(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now, _ := r.look(r.slotOf(cred))
 	for _, unit := range units {
-		if err := r.holders.note(held{unit, kind, name}, now.version()); err != nil {
+		if err := r.holders.note(address{unit, id}, now.version()); err != nil {
 			t.Fatal(err)
 		}
 	}
+}
+
+// fail has the next calls for web.service fail.
+func (r *refreshRig) fail(calls int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.fails = calls
 }
 
 func (r *refreshRig) publish(version string) {
@@ -97,12 +110,12 @@ func (r *refreshRig) want(t *testing.T, when string, units ...string) {
 // was not running as it came; nobody else is told.
 func TestUnitsAreToldOfChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		store := memStore{"gone.service/secret/old": []byte("1")}
+		store := memStore{"gone.service/old.v": []byte("1")}
 		r := newRefreshRig(t, store)
 		r.publish("1")
 		r.PublishCertificate(&sinks.Certificate{Name: "web", Serial: "a1"})
-		r.give(t, access.Secret, "db", "app.service", "fixed.service")
-		r.give(t, access.Certificate, "web", "web.service")
+		r.give(t, "db.v", "app.service", "fixed.service")
+		r.give(t, "web.pem", "web.service")
 		r.publish("1")
 		r.want(t, "without a change")
 
@@ -110,41 +123,48 @@ func TestUnitsAreToldOfChanges(t *testing.T) {
 		r.want(t, "a change", "app.service", "fixed.service")
 		r.publish("2")
 		r.want(t, "the same again")
-		r.give(t, access.Secret, "db", "app.service") // its reload asks
+		r.give(t, "db.v", "app.service") // its reload asks
 		r.publish("3")
 		r.want(t, "the next change", "app.service", "fixed.service")
-
-		r.mu.Lock()
-		r.err = errors.New("no bus")
-		r.mu.Unlock()
-		r.PublishCertificate(&sinks.Certificate{Name: "web", Serial: "a2"})
-		r.want(t, "a failure")
-		time.Sleep(refreshRetry)
-		r.want(t, "a while after the failure", "web.service")
-		r.give(t, access.Certificate, "web", "web.service")
 		r.WithdrawSecret("db", "deactivated")
 		r.want(t, "a refusal of the upstream")
 		r.stop()
 
-		if names := strings.Join(slices.Sorted(maps.Keys(store)), " "); names != "fixed.service/secret/db web.service/certificate/web" {
+		if names := strings.Join(slices.Sorted(maps.Keys(store)), " "); names != "fixed.service/db.v web.service/web.pem" {
 			t.Errorf("remembered: %s", names)
 		}
 		r = newRefreshRig(t, store)
-		r.PublishCertificate(&sinks.Certificate{Name: "web", Serial: "a3"})
+		r.PublishCertificate(&sinks.Certificate{Name: "web", Serial: "a2"})
 		r.want(t, "a change while the agent was away", "web.service")
+		r.stop()
+	})
+}
+
+// A unit that is given parts of two versions, as a rotation came in between, is
+// told.
+func TestPartsOfTwoVersions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRefreshRig(t, memStore{})
+		r.PublishCertificate(&sinks.Certificate{Name: "web", Serial: "a1"})
+		r.give(t, "web.crt", "web.service")
+		r.PublishCertificate(&sinks.Certificate{Name: "web", Serial: "a2"})
+		r.give(t, "web.key", "web.service")
+		r.want(t, "a rotation in between", "web.service")
+		r.give(t, "web.crt", "web.service")
+		r.give(t, "web.key", "web.service")
+		r.want(t, "its reload")
 		r.stop()
 	})
 }
 
 // Who has asked in between is not forgotten.
 func TestToldTooLate(t *testing.T) {
-	r := &refreshRig{Server: newServer(t, Config{Secrets: []string{"db"}, Store: memStore{},
-		Refresh: func(context.Context, string) (bool, error) { return true, nil }})}
+	r := &refreshRig{Server: newServer(t, Config{Secrets: []string{"db"}, Store: memStore{}})}
 	r.publish("1")
-	r.give(t, access.Secret, "db", "app.service")
+	r.give(t, "db.v", "app.service")
 	r.publish("2")
 	out, _ := r.outdated()
-	r.give(t, access.Secret, "db", "app.service")
+	r.give(t, "db.v", "app.service")
 	if err := r.holders.told(out["app.service"], true); err != nil {
 		t.Fatal(err)
 	}
@@ -154,12 +174,32 @@ func TestToldTooLate(t *testing.T) {
 	}
 }
 
-// What is answered is what is remembered.
+// What a unit is answered is on disk before it has it, with its version, whether
+// it can be refreshed in this run or not; what it is refused is not.
 func TestAnswersAreRemembered(t *testing.T) {
-	s := server(t, fetch(away))
-	s.PublishSecret(&sinks.Secret{Name: "late", Version: "7", UsableUntil: time.Now().Add(time.Hour), Fields: sinks.FieldsOf(map[string]secret.Value{"v": secret.New([]byte("x"))})})
-	q := &call{s: s, at: address{"app.service", "late.v"}, start: time.Now()}
-	if _, err := q.content(t.Context()); err != nil || q.given != "7" || q.entry.Name != "late" {
-		t.Errorf("version %q of %q, %v", q.given, q.entry.Name, err)
+	for _, refresh := range []func(context.Context, string) (bool, error){
+		nil,
+		func(context.Context, string) (bool, error) { return true, nil },
+	} {
+		store := memStore{}
+		cfg := server(t, fetch(away)).cfg
+		cfg.Refresh, cfg.Store = refresh, store
+		s := newServer(t, cfg)
+		s.PublishSecret(&sinks.Secret{Name: "late", Version: "7", UsableUntil: time.Now().Add(time.Hour), Fields: sinks.FieldsOf(map[string]secret.Value{"v": secret.New([]byte("x"))})})
+		for _, id := range []string{"late.nope", "late.v"} {
+			here, there := net.Pipe()
+			q := &call{s: s, c: here, at: address{"app.service", id}, start: time.Now()}
+			go func() {
+				q.deliver(t.Context())
+				here.Close()
+			}()
+			if _, err := io.ReadFull(there, make([]byte, 1)); err != nil {
+				t.Fatal(err)
+			}
+			if got := string(store["app.service/"+id]); got != map[string]string{"late.v": "7"}[id] {
+				t.Errorf("%s was answered, and version %q is remembered", id, got)
+			}
+			there.Close()
+		}
 	}
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/signet-agent/signet/internal/access"
 )
 
-// An address is what the service manager connects from.
+// An address is what the service manager connects from: a credential of a unit.
 type address struct {
 	unit string
 	id   string // of the credential

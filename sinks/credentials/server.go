@@ -46,7 +46,8 @@ type Config struct {
 	// it that the unit asks again; it reports false if the unit does not do so
 	// while it runs. Nil leaves units alone.
 	Refresh func(ctx context.Context, unit string) (bool, error)
-	// Store keeps what units were given; it is not used without Refresh.
+	// Store keeps what units were given, for Refresh of this run and of later
+	// ones; nil keeps nothing.
 	Store Store
 	// Log is told of each refusal; nil is nobody.
 	Log *slog.Logger
@@ -74,7 +75,7 @@ type Server struct {
 
 	secrets      map[string]*slot // by name; the maps never change
 	certificates map[string]*slot
-	holders      *holders // nil without Config.Refresh
+	holders      *holders // nil without Config.Store
 
 	mu      sync.Mutex
 	changed chan struct{} // guarded by mu: closed when any slot changes
@@ -100,7 +101,7 @@ func New(cfg Config) (*Server, error) {
 		s.certificates[name] = &slot{}
 	}
 	var err error
-	if cfg.Refresh != nil {
+	if cfg.Store != nil {
 		s.holders, err = s.loadHolders(cfg.Store)
 	}
 	return s, err
