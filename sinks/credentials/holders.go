@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -12,9 +13,6 @@ import (
 
 // kindGiven is what the records of holders are kept under.
 const kindGiven = "credential"
-
-// refreshRetry is how long after a failure a unit is looked at again.
-const refreshRetry = time.Minute
 
 // A Store keeps small records; what a method has written is on stable storage
 // when it returns.
@@ -112,6 +110,12 @@ func (now slot) version() string {
 	return ""
 }
 
+// A failure is of telling a unit.
+type failure struct {
+	count   int // in a row
+	retryAt time.Time
+}
+
 // RunRefresh has Config.Refresh called for units whose credentials have changed
 // since they were given, until ctx is done. Without Config.Store none are known.
 func (s *Server) RunRefresh(ctx context.Context) error {
@@ -119,18 +123,13 @@ func (s *Server) RunRefresh(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	}
+	failed := map[string]failure{} // by unit
 	for {
 		out, changed := s.outdated()
+		maps.DeleteFunc(failed, func(unit string, _ failure) bool { return out[unit] == nil }) // it asked by itself
 		var retry <-chan time.Time
-		for _, unit := range slices.Sorted(maps.Keys(out)) {
-			refreshes, err := s.cfg.Refresh(ctx, unit)
-			if err == nil {
-				err = s.holders.told(out[unit], refreshes)
-			}
-			if err != nil {
-				s.cfg.Log.Warn("unit not told of its new credentials", "unit", unit, "err", err, "retry_in", refreshRetry)
-				retry = time.After(refreshRetry)
-			}
+		if at := s.tell(ctx, out, failed); !at.IsZero() {
+			retry = time.After(time.Until(at))
 		}
 		select {
 		case <-changed:
@@ -140,6 +139,40 @@ func (s *Server) RunRefresh(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// tell has units refreshed, those that failed not before it is time to try
+// again: things change often, and failures are not to keep up with that. It
+// returns when the next of those is to be tried; zero if there are none.
+func (s *Server) tell(ctx context.Context, out map[string][]outdated, failed map[string]failure) (next time.Time) {
+	for _, unit := range slices.Sorted(maps.Keys(out)) {
+		f := failed[unit]
+		if !time.Now().Before(f.retryAt) {
+			refreshes, err := s.cfg.Refresh(ctx, unit)
+			if err == nil {
+				err = s.holders.told(out[unit], refreshes)
+			}
+			if err == nil {
+				delete(failed, unit)
+				continue
+			}
+			f.count++
+			f.retryAt = time.Now().Add(backoff(f.count))
+			failed[unit] = f
+			s.cfg.Log.Warn("unit not told of its new credentials", "unit", unit, "err", err, "tries", f.count, "retry_at", f.retryAt)
+		}
+		if next.IsZero() || f.retryAt.Before(next) {
+			next = f.retryAt
+		}
+	}
+	return next
+}
+
+// backoff is how long to wait after so many failures in a row: 30 to 60
+// seconds, doubled with each up to an hour.
+func backoff(failures int) time.Duration {
+	d := min(time.Minute<<min(failures-1, 10), time.Hour)
+	return d/2 + rand.N(d/2)
 }
 
 // told forgets what a unit had when it is seen to that it asks again, unless it

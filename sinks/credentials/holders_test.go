@@ -140,6 +140,41 @@ func TestUnitsAreToldOfChanges(t *testing.T) {
 	})
 }
 
+// A unit that cannot be told is tried again after a while, which grows, however
+// often something changes meanwhile; others are told at once.
+func TestFailuresAreTriedAgainLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRefreshRig(t, memStore{})
+		r.publish("1")
+		r.PublishCertificate(&sinks.Certificate{Name: "web", Serial: "a1"})
+		r.give(t, "web.pem", "web.service")
+		r.give(t, "db.v", "app.service")
+		r.fail(2)
+		r.PublishCertificate(&sinks.Certificate{Name: "web", Serial: "a2"})
+		r.want(t, "a failure")
+		r.publish("2")
+		r.want(t, "a change of something else after it", "app.service")
+		r.PublishCertificate(&sinks.Certificate{Name: "web", Serial: "a3"})
+		r.want(t, "another change after it")
+		time.Sleep(time.Minute) // which fails once more
+		r.PublishCertificate(&sinks.Certificate{Name: "web", Serial: "a4"})
+		time.Sleep(29 * time.Second)
+		r.want(t, "soon after the second failure")
+		time.Sleep(2 * time.Minute)
+		r.want(t, "a while after the second failure", "web.service")
+
+		r.give(t, "web.pem", "web.service")
+		r.fail(1)
+		r.PublishCertificate(&sinks.Certificate{Name: "web", Serial: "a5"})
+		r.want(t, "a new failure")
+		r.give(t, "web.pem", "web.service") // it was started again
+		synctest.Wait()
+		r.PublishCertificate(&sinks.Certificate{Name: "web", Serial: "a6"})
+		r.want(t, "a change after it had asked by itself", "web.service")
+		r.stop()
+	})
+}
+
 // A unit that is given parts of two versions, as a rotation came in between, is
 // told.
 func TestPartsOfTwoVersions(t *testing.T) {
