@@ -379,8 +379,8 @@ func TestAStoppedConsumerIsSkipped(t *testing.T) {
 	c.Targets[0].Proof = Proof{Address: "127.0.0.1:1", Within: time.Second}
 	r = start(t, store, files, c)
 	r.deliver(t, "/f/a")
-	eventually(t, 3*time.Second, "the try", func() bool { o, _ := r.told(); return len(o) == 1 })
-	if _, f := r.told(); len(f) != 1 || !strings.Contains(f[0].Err.Error(), "does not run") || len(f[0].RolledBack) != 1 {
+	eventually(t, 3*time.Second, "the failure", func() bool { _, f := r.told(); return len(f) == 1 })
+	if _, f := r.told(); !strings.Contains(f[0].Err.Error(), "does not run") || len(f[0].RolledBack) != 1 {
 		t.Errorf("failures %v", f)
 	}
 }
