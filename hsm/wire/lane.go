@@ -30,6 +30,13 @@ func NewLane(f *os.File) *Lane {
 // Close closes the lane; who waits in it is not woken by that.
 func (l *Lane) Close() error { return l.f.Close() }
 
+// Fd, Buffer and Have are for who reads from the lane without it: into Buffer,
+// between frames. Have is told how much of a frame that the lane shall go on with
+// lies there.
+func (l *Lane) Fd() uintptr    { return l.f.Fd() }
+func (l *Lane) Buffer() []byte { return l.in }
+func (l *Lane) Have(n int)     { l.have = n }
+
 // Send sends one frame with the parts as its payload.
 func (l *Lane) Send(op Op, parts ...[]byte) error {
 	n := 1

@@ -19,6 +19,8 @@ const (
 	SchemeECDSA
 	// SchemeEd25519 signs the message itself.
 	SchemeEd25519
+	// Schemes is one more than the last.
+	Schemes = iota + 1
 )
 
 // A Sign is the request of [OpSign], on a [Lane]; the reply is the bare signature.

@@ -7,25 +7,7 @@ package worker
 #include <dlfcn.h>
 #include <stddef.h>
 #include <stdlib.h>
-
-typedef unsigned long ck_ulong;
-
-typedef struct {
-	ck_ulong mechanism;
-	void *parameter;
-	ck_ulong parameter_len;
-} ck_mechanism;
-
-// CK_FUNCTION_LIST: a version, then pointers in the order of the standard.
-typedef struct {
-	unsigned char version[2];
-	void *fn[68];
-} ck_functions;
-
-enum {
-	FN_LOGIN = 18, FN_GET_ATTRIBUTES = 24, FN_ENCRYPT_INIT = 29, FN_ENCRYPT = 30, FN_DECRYPT_INIT = 33, FN_DECRYPT = 34,
-	FN_SIGN_INIT = 42, FN_SIGN = 43, MAX_ATTRIBUTES = 4,
-};
+#include "cryptoki.h"
 
 static ck_functions *signet_load(const char *path, const char **why) {
 	ck_ulong (*get)(ck_functions **);
@@ -45,19 +27,6 @@ static ck_functions *signet_load(const char *path, const char **why) {
 static ck_ulong signet_login(ck_functions *f, ck_ulong session, unsigned char *pin, ck_ulong len) {
 	ck_ulong (*login)(ck_ulong, ck_ulong, unsigned char *, ck_ulong) = f->fn[FN_LOGIN];
 	return login(session, 1, pin, len);
-}
-
-// signet_sign makes one signature in one crossing. *outlen is the room in out,
-// then the length. *begun tells whether the session has to be given up.
-static ck_ulong signet_sign(ck_functions *f, ck_ulong session, ck_ulong mech, void *par, ck_ulong parlen, ck_ulong key,
-                            unsigned char *in, ck_ulong inlen, unsigned char *out, ck_ulong *outlen, int *begun) {
-	ck_ulong (*init)(ck_ulong, ck_mechanism *, ck_ulong) = f->fn[FN_SIGN_INIT];
-	ck_ulong (*sign)(ck_ulong, unsigned char *, ck_ulong, unsigned char *, ck_ulong *) = f->fn[FN_SIGN];
-	ck_mechanism m = {mech, par, parlen};
-	ck_ulong rv = init(session, &m, key);
-	if (rv != 0) return rv;
-	*begun = 1;
-	return sign(session, in, inlen, out, outlen);
 }
 
 typedef struct {
@@ -147,13 +116,9 @@ func (c capi) login(s pkcs11.SessionHandle, pin []byte) uint {
 
 // sign signs in into out and returns the number of bytes. If begun, and rv is
 // not 0, then an operation may still be active in the session.
-func (c capi) sign(s pkcs11.SessionHandle, mech uint, par []C.ck_ulong, key pkcs11.ObjectHandle, in, out []byte) (n int, begun bool, rv uint) {
-	var pp unsafe.Pointer
-	if len(par) > 0 {
-		pp = unsafe.Pointer(&par[0])
-	}
+func (c capi) sign(s pkcs11.SessionHandle, mech *C.ck_mechanism, key pkcs11.ObjectHandle, in, out []byte) (n int, begun bool, rv uint) {
 	size, flag := C.ck_ulong(len(out)), C.int(0)
-	r := C.signet_sign(c.f, C.ck_ulong(s), C.ck_ulong(mech), pp, C.ck_ulong(len(par)*C.sizeof_ck_ulong), C.ck_ulong(key),
+	r := C.signet_sign(c.f, C.ck_ulong(s), mech, C.ck_ulong(key),
 		(*C.uchar)(unsafe.SliceData(in)), C.ck_ulong(len(in)), (*C.uchar)(unsafe.SliceData(out)), &size, &flag)
 	return int(size), flag != 0, uint(r)
 }

@@ -181,7 +181,7 @@ func (m *module) destroy(req wire.Destroy) error {
 	if err != nil || len(id) == 0 {
 		return &wire.Error{Name: wire.BadRequest, Text: fmt.Sprintf("destroy key %q", req.ID)}
 	}
-	m.index.put(id, nil)
+	m.learn(id, nil)
 	handles, err := m.search(pkcs11.NewAttribute(pkcs11.CKA_ID, id))
 	if err != nil {
 		return wireError("destroy key", err)

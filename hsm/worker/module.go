@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 
 	"github.com/ThalesGroup/crypto11"
 	"github.com/miekg/pkcs11"
@@ -36,8 +34,7 @@ type module struct {
 
 	// alone is held for writing by what must run alone in the module, for
 	// reading by everything else.
-	alone sync.RWMutex
-	busy  atomic.Bool // something was asked for since the last look at the token's health
+	alone *exclusion
 
 	plain   bool                 // generates only from templates that say what a key is for, not what it is not for
 	admin   pkcs11.SessionHandle // of the goroutine that carries out all but signing
@@ -61,7 +58,7 @@ func open(req wire.Open) (*module, *wire.Opened, error) {
 	if ctx == nil {
 		return nil, nil, &wire.Error{Name: wire.NotAModule, Text: "load " + req.Module}
 	}
-	m := &module{path: req.Module, c: c, ctx: ctx, args: newReserved(req.InitArgs), passed: map[uint]map[string][]pkcs11.ObjectHandle{}}
+	m := &module{path: req.Module, c: c, ctx: ctx, args: newReserved(req.InitArgs), alone: newExclusion(), passed: map[uint]map[string][]pkcs11.ObjectHandle{}}
 	if err := m.start(req.Token); err != nil {
 		return nil, nil, err
 	}

@@ -60,6 +60,12 @@ func (x *index) put(id []byte, e *entry) {
 	x.m[string(id)] = e
 }
 
+// learn remembers how to sign with a key, or with nil that it is not there.
+func (m *module) learn(id []byte, e *entry) {
+	m.index.put(id, e)
+	m.alone.changed()
+}
+
 // An object is one object of the token with the attributes that tell which.
 type object struct {
 	handle    pkcs11.ObjectHandle
@@ -213,10 +219,10 @@ func (m *module) detail(f *wire.Found, id []byte, objects []object) {
 	}
 	e.kind = kinds[f.Type]
 	if f.Type == "" || f.Private+f.Secret != 1 {
-		m.index.put(id, nil)
+		m.learn(id, nil)
 		return
 	}
-	m.index.put(id, &e)
+	m.learn(id, &e)
 }
 
 // loose describes an object without an ID.

@@ -45,7 +45,7 @@ func (m *module) resolve(req wire.Resolve) (*wire.Resolved, error) {
 			out.Missing = append(out.Missing, k.ID)
 			continue
 		}
-		m.index.put(id, &e)
+		m.learn(id, &e)
 	}
 	return out, nil
 }

@@ -137,7 +137,7 @@ func (w *worker) handle(f wire.Frame) (any, error) {
 		return nil, &wire.Error{Name: wire.BadRequest, Text: "the token is not open"}
 	}
 	if f.Op != wire.OpHealth {
-		w.m.busy.Store(true)
+		w.m.alone.busy().Store(1)
 	}
 	switch f.Op {
 	case wire.OpGenerate, wire.OpDestroy, wire.OpAudit, wire.OpCertificate:
@@ -177,7 +177,7 @@ func (w *worker) handle(f wire.Frame) (any, error) {
 // health looks at the token, and uses the occasion to settle when nothing else was
 // asked for since the last time.
 func (w *worker) health(req wire.Health) (any, error) {
-	if w.m.busy.Swap(false) {
+	if w.m.alone.busy().Swap(0) != 0 {
 		w.settled = false
 	} else if !w.settled {
 		settle()
@@ -231,11 +231,16 @@ func (w *worker) sign(lane *wire.Lane, s *signer) {
 			sig, err = s.sign(req)
 		}
 		if err == nil {
-			err = lane.Send(wire.OpSign, sig)
-			if err != nil {
+			if lane.Send(wire.OpSign, sig) != nil {
 				return
 			}
-			continue
+			var ended bool
+			if ended, err = s.stay(lane); ended {
+				return
+			}
+			if err == nil {
+				continue
+			}
 		}
 		werr := wireError("", err)
 		if b, err := wire.Marshal(werr); err == nil {
