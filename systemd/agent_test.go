@@ -13,10 +13,13 @@ func TestAgent(t *testing.T) {
 	b.build("../cmd/signet", "/usr/bin/signet", "0")
 	b.build("../cmd/signet-hsm", "/usr/bin/signet-hsm", "1")
 	b.makeToken()
-	b.write("/etc/signet/signet.yaml", strings.Join([]string{
-		"hsm: {module: /usr/lib/softhsm/libsofthsm2.so, token: signet, pin: {credential: hsm-pin}}",
-		"policy: [{callers: {users: [root]}, allow: {admin: true}}]",
-	}, "\n"), 0o644)
+	config := func(allow string) {
+		b.write("/etc/signet/signet.yaml", strings.Join([]string{
+			"hsm: {module: /usr/lib/softhsm/libsofthsm2.so, token: signet, pin: {credential: hsm-pin}}",
+			"policy: [{callers: {users: [root]}, allow: {" + allow + "}}]",
+		}, "\n"), 0o644)
+	}
+	config(`secrets: ["*"]`)
 	b.dropIn("LoadCredential=hsm-pin:/etc/signet/pin", "Environment=SOFTHSM2_CONF=/etc/signet/softhsm2.conf")
 
 	b.run("systemctl", "start", "signet.service")
@@ -33,8 +36,14 @@ func TestAgent(t *testing.T) {
 		t.Errorf("directories: %s", got)
 	}
 	before := b.property("MainPID")
-	b.run("systemctl", "reload", "signet.service")
-	b.await("ActiveState", "active") // it returns too early where the agent is slow to say RELOADING=1
+	plan := func() string { return b.try("sh", "-c", "signet plan; echo status $?") }
+	if got := plan(); !strings.HasSuffix(got, "status 3") {
+		t.Errorf("the plan, which the policy denies: %s", got)
+	}
+	config("admin: true")
+	b.run("systemctl", "reload", "signet.service") // it returns too early where the agent is slow to say RELOADING=1
+	b.awaitText("the plan, which the new policy allows", plan, func(got string) bool { return strings.HasSuffix(got, "status 0") })
+	b.await("ActiveState", "active")
 	if got := b.property("MainPID"); got != before {
 		t.Errorf("the reload changed the process from %s to %s", before, got)
 	}

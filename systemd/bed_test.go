@@ -139,18 +139,24 @@ func (b *bed) property(name string) string {
 // await waits until a property is as wanted.
 func (b *bed) await(name, want string) {
 	b.t.Helper()
+	b.awaitText(name+" is "+want, func() string { return b.property(name) }, func(got string) bool { return got == want })
+}
+
+// awaitText waits until what can be read somewhere is as wanted.
+func (b *bed) awaitText(what string, read func() string, wanted func(string) bool) {
+	b.t.Helper()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	deadline := time.After(30 * time.Second)
 	for {
-		got := b.property(name)
-		if got == want {
+		got := read()
+		if wanted(got) {
 			return
 		}
 		select {
 		case <-tick.C:
 		case <-deadline:
-			b.t.Fatalf("%s is %q, want %q", name, got, want)
+			b.t.Fatalf("never seen: %s; it is %q", what, got)
 		}
 	}
 }
