@@ -2,40 +2,41 @@ package worker
 
 /*
 #define _GNU_SOURCE
+#include <dlfcn.h>
+#include <limits.h>
 #include <link.h>
 #include <malloc.h>
-#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
-// relocated reports whether an object has relocations in what it does not write
-// to: its pages are not those of the file then.
-static int relocated(const struct dl_phdr_info *o) {
-	for (int i = 0; i < o->dlpi_phnum; i++) {
-		if (o->dlpi_phdr[i].p_type != PT_DYNAMIC) continue;
-		const ElfW(Dyn) *d = (const ElfW(Dyn) *)(o->dlpi_addr + o->dlpi_phdr[i].p_vaddr);
-		for (; d->d_tag != DT_NULL; d++) {
-			if (d->d_tag == DT_TEXTREL || (d->d_tag == DT_FLAGS && (d->d_un.d_val & DF_TEXTREL))) return 1;
+// unmap takes from memory the pages of the program and its libraries that are as
+// in their files: of mappings that are not writable and have no page, in memory
+// or swapped out, that was changed. Some modules change their own code. Where it
+// cannot tell, it takes nothing. It returns 1, which ends dl_iterate_phdr: that
+// is called for the lock of the loader, under which no library comes or goes.
+static int unmap(struct dl_phdr_info *none, size_t size, void *nothing) {
+	FILE *maps = fopen("/proc/self/smaps", "re");
+	if (maps == NULL) return 1;
+	char line[PATH_MAX + 128], mode[5];
+	unsigned long a, b, kB, from = 0, to = 0, anonymous = 0;
+	int whole = 0; // the mapping that the lines are about may be unmapped
+	Dl_info object;
+	while (fgets(line, sizeof line, maps) != NULL) {
+		if (sscanf(line, "%lx-%lx %4s", &a, &b, mode) == 3) {
+			from = a, to = b, anonymous = 1;
+			whole = strchr(line, '/') != NULL && dladdr((void *)a, &object) != 0 &&
+				(strcmp(mode, "r-xp") == 0 || strcmp(mode, "r--p") == 0);
+		} else if (sscanf(line, "Anonymous: %lu kB", &kB) == 1) {
+			anonymous = kB;
+		} else if (sscanf(line, "Swap: %lu kB", &kB) == 1 && whole && anonymous + kB == 0) {
+			madvise((void *)from, to - from, MADV_DONTNEED);
 		}
 	}
-	return 0;
+	fclose(maps);
+	return 1;
 }
 
-// unmap takes the pages of an object from memory that are as in its file.
-static int unmap(struct dl_phdr_info *o, size_t size, void *none) {
-	uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
-	if (relocated(o)) return 0;
-	for (int i = 0; i < o->dlpi_phnum; i++) {
-		const ElfW(Phdr) *p = &o->dlpi_phdr[i];
-		if (p->p_type != PT_LOAD || (p->p_flags & PF_W)) continue;
-		uintptr_t from = (o->dlpi_addr + p->p_vaddr + page - 1) & ~(page - 1);
-		uintptr_t to = (o->dlpi_addr + p->p_vaddr + p->p_filesz) & ~(page - 1);
-		if (from < to) madvise((void *)from, to - from, MADV_DONTNEED);
-	}
-	return 0;
-}
-
-// The loader holds its lock meanwhile: nothing is loaded or unloaded.
 static void signet_trim(void) {
 #ifdef __GLIBC__
 	malloc_trim(0);

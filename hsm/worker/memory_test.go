@@ -3,8 +3,12 @@ package worker
 import (
 	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/miekg/pkcs11"
 )
 
 // TestSettleGivesPagesBack holds that an idle worker takes up less memory, and
@@ -17,6 +21,23 @@ func TestSettleGivesPagesBack(t *testing.T) {
 	}
 	if _, err := pinDigest([]byte("1234"), []byte("salt")); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestSettleKeepsWhatAModuleHasChanged holds that a module which changes its own
+// code when it is loaded, as some do, finds it so afterwards.
+func TestSettleKeepsWhatAModuleHasChanged(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "patched.so")
+	if out, err := exec.Command("cc", "-shared", "-fPIC", "-o", path, "testdata/patched.c").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	module := pkcs11.New(path)
+	if module == nil {
+		t.Fatal("the module cannot be loaded")
+	}
+	settle()
+	if err := module.Initialize(); err != nil {
+		t.Errorf("what it has changed is gone: %v", err)
 	}
 }
 
