@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/signet-agent/signet/hsm/wire"
@@ -61,7 +62,7 @@ func (t *Token) Key(ctx context.Context, id string) (*Key, error) {
 }
 
 // existing returns a key that must be there. It is checked once per process;
-// that it stays the same is checked whenever the token is opened.
+// that it stays the same, by the first signature of each worker.
 func (t *Token) existing(ctx context.Context, k LedgerKey) (*Key, error) {
 	t.mu.Lock()
 	key := t.trusted[k.ID]
@@ -237,7 +238,7 @@ func (t *Token) check(ctx context.Context, k LedgerKey, f *wire.Found) (*Key, er
 	if err != nil {
 		return nil, bad("the ledger has %q for its ID", k.ID)
 	}
-	key := &Key{t: t, info: k, id: id, spki: f.SPKI}
+	key := &Key{t: t, info: k, id: id, spki: f.SPKI, proven: new(atomic.Pointer[process])}
 	typ := k.Type
 	if typ == sealRSA {
 		typ = RSA2048 // the public key does not say what it is for
@@ -288,7 +289,8 @@ func (t *Token) audit(ctx context.Context, k LedgerKey) (*wire.Audited, error) {
 	return a, t.call(ctx, request{name: "audit", key: k.String(), op: wire.OpAudit, alone: true}, wire.Find{ID: k.ID}, a)
 }
 
-// trySign makes a signature. Being the first of its key, it is verified.
+// trySign makes a signature. Being the first of a key that was just found, it is
+// verified.
 func trySign(ctx context.Context, k *Key) error {
 	msg := make([]byte, sha256.Size)
 	rand.Read(msg) // never fails

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"math/big"
+	"sync/atomic"
 
 	"golang.org/x/crypto/cryptobyte"
 	"golang.org/x/crypto/cryptobyte/asn1"
@@ -29,6 +30,9 @@ type Key struct {
 	id   []byte
 	pub  crypto.PublicKey
 	spki []byte // DER; nil for a secret key
+	// proven is the last worker whose first signature was seen to be by pub. It
+	// is shared by all copies of what one check has made.
+	proven *atomic.Pointer[process]
 }
 
 // Info is what the ledger knew of the key when it was asked for.

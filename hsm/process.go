@@ -38,8 +38,6 @@ type process struct {
 	serial string
 	canary string // a key that must be there
 
-	proven sync.Map // by ID, whether the first signature was that of the key we know
-
 	remains     []uint64  // of interrupted generations, perhaps; owned by Ensure
 	remainsSeen time.Time // when they were seen first
 

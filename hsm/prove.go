@@ -13,14 +13,18 @@ import (
 // proves verifies the first signature that a worker makes with a key. A worker
 // finds keys by their ID, which anybody who may write to the token can give to
 // another key; the public half that was checked when the key was made, or first
-// used, tells. No signature is given away by a key that has failed.
+// used, tells. No signature is given away by a key that has failed. What passes
+// is remembered with the key that was checked, not by its ID: the next key under
+// that ID has to pass itself.
 func (p *process) proves(k *Key, req *wire.Sign, sig []byte) bool {
-	if proven, ok := p.proven.Load(k.info.ID); ok {
-		return proven.(bool)
+	if k.proven.Load() == p {
+		return true
 	}
-	ok := verify(k.pub, req, sig)
-	p.proven.Store(k.info.ID, ok)
-	return ok
+	if !verify(k.pub, req, sig) {
+		return false
+	}
+	k.proven.Store(p)
+	return true
 }
 
 // verify checks a signature as the worker makes it, without the token.
