@@ -149,14 +149,14 @@ func (b backend) ClearPINGuard(ctx context.Context, name string) error {
 	if !ok {
 		return problem(&refusal{socket.CodeNotFound, fmt.Sprintf("no token %q is configured", name)})
 	}
-	before := time.Now()
-	if err := t.ClearPINGuard(); err != nil {
+	cleared, err := t.ClearPINGuard()
+	if err != nil {
 		return problem(err)
 	}
 	b.log.Warn("PIN guard cleared by an administrator", "hsm", name)
 	for {
 		changed := t.Changed()
-		if st := t.Status(); st.Open || st.Tried.After(before) {
+		if st := t.Status(); st.Open || st.Tried.After(cleared) {
 			return nil
 		}
 		select {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/signet-agent/signet/hsm"
 	"github.com/signet-agent/signet/hsm/hsmtest"
@@ -51,7 +52,7 @@ func TestWrongPINIsTriedOnce(t *testing.T) {
 	token, stop := start(t, s.Config(ledger, guard))
 	closedBy(t, token)
 	changed := token.Changed()
-	if err := token.ClearPINGuard(); err != nil {
+	if _, err := token.ClearPINGuard(); err != nil {
 		t.Fatal(err)
 	}
 	<-changed
@@ -84,6 +85,28 @@ func TestWrongPINIsTriedOnce(t *testing.T) {
 	}
 	if _, digest, _, _ := guard.Refused(); digest != nil {
 		t.Error("the guard still remembers a PIN after a login")
+	}
+}
+
+// A clearing guard knows when it was cleared.
+type clearing struct {
+	hsmtest.Guard
+	cleared time.Time
+}
+
+func (g *clearing) Clear() error {
+	defer func() { g.cleared = time.Now() }()
+	return g.Guard.Clear()
+}
+
+// TestTryAfterClearing holds that a try which may have looked at the guard before
+// it was cleared is not taken for the one that was asked for.
+func TestTryAfterClearing(t *testing.T) {
+	t.Parallel()
+	guard := &clearing{}
+	since, err := hsm.New(hsm.Config{Guard: guard}).ClearPINGuard()
+	if err != nil || guard.cleared.IsZero() || since.Before(guard.cleared) {
+		t.Errorf("tries count from %v, the guard was cleared at %v; %v", since, guard.cleared, err)
 	}
 }
 

@@ -113,7 +113,8 @@ type Object struct {
 }
 
 // Unknown lists what is on the token and not in the ledger. It is never touched.
-// What is in the ledger and not on the token is noted in the Status.
+// What is in the ledger and not on the token is noted in the Status, and what was
+// lost and is there again, or is not wanted any more, no longer.
 func (t *Token) Unknown(ctx context.Context) ([]Object, error) {
 	keys, err := t.ledgerKeys()
 	if err != nil {
@@ -128,14 +129,16 @@ func (t *Token) Unknown(ctx context.Context) ([]Object, error) {
 		return nil, err
 	}
 	there := present(listed)
+	var lost []string
 	for _, k := range keys {
 		if !k.alive() || there[k.ID] {
 			continue
 		}
 		if now, err := t.ledgerKey("list", k.ID); err == nil && now.alive() { // not destroyed meanwhile
-			t.nowLost(k)
+			lost = append(lost, k.String())
 		}
 	}
+	t.setLost(func([]string) []string { return lost })
 	var out []Object
 	for _, f := range listed.Found {
 		if !known[f.ID] {

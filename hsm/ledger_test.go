@@ -2,6 +2,10 @@ package hsm_test
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"errors"
 	"os"
 	"path/filepath"
@@ -145,6 +149,43 @@ func TestLostKeyIsNeverMadeAnew(t *testing.T) {
 	}
 }
 
+// TestLostKeyIsForgiven holds that a key is called lost only as long as it is
+// missed: no more once the token has it again, or once it was given up.
+func TestLostKeyIsForgiven(t *testing.T) {
+	t.Parallel()
+	s, ledger, guard := fresh(t)
+	token, _ := open(t, s.Config(ledger, guard))
+	restored, replaced := newKey(t, token, "restored", hsm.ECDSAP256).Info(), newKey(t, token, "replaced", hsm.ECDSAP256).Info()
+	for _, k := range []hsm.LedgerKey{restored, replaced} {
+		for _, typ := range []string{"privkey", "pubkey"} {
+			s.Tool("--delete-object", "--type", typ, "--id", k.ID)
+		}
+	}
+	lost := func(want ...string) {
+		t.Helper()
+		if _, err := token.Unknown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := token.Status().Lost; !slices.Equal(got, want) {
+			t.Errorf("lost are %q, want %q", got, want)
+		}
+	}
+	lost("replaced#1", "restored#1")
+	changed := token.Changed()
+	lost("replaced#1", "restored#1")
+	select {
+	case <-changed:
+		t.Error("that a key is still lost is told as a change")
+	default:
+	}
+	if err := token.SetState(replaced.ID, hsm.Retired); err != nil {
+		t.Fatal(err)
+	}
+	lost("restored#1")
+	s.Tool("--keypairgen", "--key-type", "EC:prime256v1", "--id", restored.ID, "--label", "restored#1")
+	lost()
+}
+
 // TestAuditRefusesWeakKeys holds that a key that can leave the token is not used,
 // even if the ledger calls it live; and that such an object under the ID of an
 // intent is replaced by a good key.
@@ -201,6 +242,41 @@ func TestReplacedKeyIsNotUsed(t *testing.T) {
 	s.Tool("--keypairgen", "--key-type", "EC:prime256v1", "--id", id, "--label", "host#1")
 	if err := signOnce(key); !errors.Is(err, hsm.ErrUntrusted) {
 		t.Errorf("got %v, want ErrUntrusted", err)
+	}
+}
+
+// TestVerdictIsOfTheKey holds that remains whose halves do not belong together
+// are made anew, and that what was found of them is not held against the key that
+// has their ID next.
+func TestVerdictIsOfTheKey(t *testing.T) {
+	t.Parallel()
+	s, ledger, guard := fresh(t)
+	token, _ := open(t, s.Config(ledger, guard))
+	k, err := token.Reserve("host", hsm.ECDSAP256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKIXPublicKey(&other.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	public := filepath.Join(s.Dir, "other.der")
+	if err := os.WriteFile(public, der, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.Tool("--keypairgen", "--key-type", "EC:prime256v1", "--id", k.ID, "--label", "host#1")
+	s.Tool("--delete-object", "--type", "pubkey", "--id", k.ID)
+	s.Tool("--write-object", public, "--type", "pubkey", "--id", k.ID, "--label", "host#1")
+	key, err := token.Ensure(t.Context(), k.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := signOnce(key); err != nil {
+		t.Error(err)
 	}
 }
 

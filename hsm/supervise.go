@@ -302,6 +302,7 @@ func (t *Token) resolve(ctx context.Context, p *process, o *wire.Opened, keys []
 		return nil, t.fail("open", "", &wire.Error{Name: wire.TokenReplaced,
 			Text: fmt.Sprintf("token %q (serial %s) holds none of our %d keys", o.Label, o.Serial, len(want))})
 	}
+	slices.Sort(lost)
 	return lost, nil
 }
 
@@ -371,14 +372,31 @@ func (t *Token) opening(p *process, o *wire.Opened, lost []string) {
 
 // nowLost notes that a key of the ledger was looked for and is not there.
 func (t *Token) nowLost(k LedgerKey) {
+	t.setLost(func(lost []string) []string {
+		if slices.Contains(lost, k.String()) {
+			return lost
+		}
+		return append(lost, k.String())
+	})
+}
+
+// setLost changes which keys are lost. That they are the same as before is no
+// change of the status: those who wait for one may look for a lost key then.
+func (t *Token) setLost(change func(lost []string) []string) {
 	t.mu.Lock()
-	known := slices.Contains(t.status.Lost, k.String())
-	t.mu.Unlock()
-	if known {
-		return
+	before := t.status.Lost
+	after := change(slices.Clone(before))
+	slices.Sort(after)
+	if !slices.Equal(before, after) {
+		t.status.Lost = after
+		t.tell()
 	}
-	t.update(func() { t.status.Lost = append(slices.Clone(t.status.Lost), k.String()) })
-	t.log.Error("a key of the ledger is not on the token", "key", k.String(), "id", k.ID)
+	t.mu.Unlock()
+	for _, name := range after {
+		if !slices.Contains(before, name) {
+			t.log.Error("a key of the ledger is not on the token", "key", name)
+		}
+	}
 }
 
 // incomplete lists what may remain of an interrupted generation.

@@ -223,25 +223,32 @@ func (t *Token) update(change func()) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	change()
+	t.tell()
+}
+
+// tell wakes those who wait for a change. t.mu is held.
+func (t *Token) tell() {
 	close(t.changed)
 	t.changed = make(chan struct{})
 }
 
 // ClearPINGuard forgets that a PIN was refused and tries to open the token. It
-// does not wait; Status.Tried tells when it was tried. A token that is open has
-// accepted its PIN, and is left alone.
-func (t *Token) ClearPINGuard() error {
+// does not wait, but returns since when the PIN is forgotten: a try has begun
+// after that once Status.Tried is later. A token that is open has accepted its
+// PIN, and is left alone.
+func (t *Token) ClearPINGuard() (time.Time, error) {
 	if t.Status().Open {
-		return nil
+		return time.Now(), nil
 	}
 	if err := t.cfg.Guard.Clear(); err != nil {
-		return t.fail("clear PIN guard", "", err)
+		return time.Time{}, t.fail("clear PIN guard", "", err)
 	}
+	cleared := time.Now()
 	select {
 	case t.kick <- struct{}{}:
 	default:
 	}
-	return nil
+	return cleared, nil
 }
 
 // await returns the open worker, waiting while one is being replaced. A token
