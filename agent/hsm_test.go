@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/sha256"
@@ -27,6 +28,7 @@ import (
 
 	"github.com/signet-agent/signet/agent/config"
 	"github.com/signet-agent/signet/agent/store"
+	"github.com/signet-agent/signet/hsm"
 	"github.com/signet-agent/signet/hsm/hsmtest"
 	"github.com/signet-agent/signet/sinks"
 	"github.com/signet-agent/signet/sinks/socket"
@@ -310,6 +312,78 @@ func TestTokenGone(t *testing.T) {
 		return err
 	})
 	served("with the token again")
+}
+
+// TestKeysAreFoundBeforeTheyAreUsed holds that the keys of our certificates, and
+// no others, are found and checked when the token opens, so that even the first
+// signature with one is one call on the token.
+func TestKeysAreFoundBeforeTheyAreUsed(t *testing.T) {
+	s := hsmtest.New(t)
+	cfg := s.Config(&hsmtest.Ledger{}, nil)
+	calls := make(chan string, 100)
+	cfg.Observe = func(operation string, _ time.Duration, _ error) { calls <- operation }
+	var host hsm.LedgerKey
+	opened(t, cfg, func(token *hsm.Token) {
+		for _, name := range []string{"other", "host"} {
+			k, err := token.Reserve(name, hsm.ECDSAP256)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err = token.Ensure(t.Context(), k.ID); err != nil {
+				t.Fatal(err)
+			}
+			host = k
+		}
+	})
+	for len(calls) > 0 {
+		<-calls
+	}
+
+	opened(t, cfg, func(token *hsm.Token) {
+		keys := &tokenKeys{token: token, limit: time.Minute}
+		a := &Agent{opened: make(chan struct{}), rotators: map[string]*rotator{"host": {keys: keys, wake: make(chan struct{}, 1)}}}
+		close(a.opened)
+		ctx, stop := context.WithCancel(t.Context())
+		watched := make(chan error, 1)
+		go func() { watched <- a.watchToken(ctx, token) }()
+		for _, want := range []string{"find", "audit", "sign"} {
+			select {
+			case got := <-calls:
+				if got != want {
+					t.Fatalf("%s on the token, want %s", got, want)
+				}
+			case <-time.After(30 * time.Second):
+				t.Fatalf("no %s on the token", want)
+			}
+		}
+		stop()
+		if err := <-watched; err != nil {
+			t.Error(err)
+		}
+		if _, err := keys.Signer(host.ID, nil).Sign(nil, make([]byte, 32), crypto.SHA256); err != nil {
+			t.Error(err)
+		}
+		if got := <-calls; got != "sign" || len(calls) > 0 {
+			t.Errorf("the first signature took %s and %d more calls, want sign alone", got, len(calls))
+		}
+	})
+}
+
+// opened runs a token while it is used.
+func opened(t *testing.T, cfg hsm.Config, use func(*hsm.Token)) {
+	t.Helper()
+	token := hsm.New(cfg)
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- token.Run(ctx) }()
+	defer func() {
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	<-token.Ready()
+	use(token)
 }
 
 // TestPublishedWhenTheTokenComes holds that a certificate which could not be

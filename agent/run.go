@@ -162,19 +162,46 @@ func (a *Agent) runSecrets(ctx context.Context) error {
 	return a.refresher.run(ctx)
 }
 
-// watchToken tells everything that waits for the token when it comes back.
+// watchToken tells everything that waits for the token when it comes back, and
+// has it find the keys that are going to be used. Before the data key is unwrapped
+// nobody waits, and the first answers would have to.
 func (a *Agent) watchToken(ctx context.Context, t *hsm.Token) error {
+	if !a.awaitOpen(ctx) {
+		return nil
+	}
+	tried := map[string]bool{}
 	for {
 		changed := t.Changed()
 		if t.Status().Open {
 			for _, r := range a.rotators {
 				r.poke()
 			}
+			a.findKeys(ctx, t, tried)
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
 			return nil
+		}
+	}
+}
+
+// findKeys has an open token find and check the keys of our certificates, so that
+// nobody's first signature waits for that; the next workers know them then. Each
+// is tried once, as one may well be what ends the worker; who signs with it is
+// told why it cannot be used.
+func (a *Agent) findKeys(ctx context.Context, t *hsm.Token, tried map[string]bool) {
+	for _, k := range t.Keys() {
+		if k.State != hsm.Live || a.rotators[k.Name] == nil || a.tokenOf(k.Name) != t || tried[k.ID] {
+			continue
+		}
+		_, err := t.Key(ctx, k.ID)
+		if ctx.Err() != nil || errors.Is(err, hsm.ErrClosed) {
+			return // the rest is tried when it is open again
+		}
+		tried[k.ID] = true
+		if err != nil {
+			a.log.Warn("key cannot be used", "key", k.String(), "err", err)
 		}
 	}
 }
