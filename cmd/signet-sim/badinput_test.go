@@ -205,6 +205,6 @@ func TestBadInputIsOneClearLine(t *testing.T) {
 		b.agent()
 		b.works()
 		b.shows("status", `notice +audit file .*lines at its end are missing.*; who could write the file removed them`)
-		b.says(`audit file .*: line 2: the agent found lines missing before this one`, 1, "audit", "verify", "--file", audit)
+		b.says(`audit file .*: line 2: the agent found lines missing before this one.* are whole`, 1, "audit", "verify", "--file", audit)
 	})
 }

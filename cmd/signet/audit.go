@@ -83,6 +83,9 @@ func (p *program) verifyAudit(v access.Verifier, path string, files []string, fr
 			return fmt.Errorf("audit file %s: %w", name, err)
 		}
 	}
+	if v.Cut != nil {
+		return fmt.Errorf("audit file %s: %w; the other %d lines are whole", path, v.Cut, v.Lines-1)
+	}
 	signed := "no public key is known, so no signature was checked"
 	if v.Keys != nil {
 		signed = fmt.Sprintf("%d of them signed (by the keys of %s), the last %d not yet", v.Signed, from, v.Unsigned)

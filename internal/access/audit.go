@@ -30,7 +30,8 @@ type AuditConfig struct {
 	Sign SignFunc
 	// Known is the hash of a line that is in the file, "" if none is known; where
 	// it is missing, [Audit.Cut] says so. Remember keeps the hash of the last line
-	// that is on the disk, whenever the chain has been signed; nil does not.
+	// that is on the disk: every 10,000 lines, every five minutes that have any, when
+	// the file is another, and at the end; nil does not.
 	Known    string
 	Remember func(hash string) error
 	// Log is told when the file fails and when it works again; nil is nobody.
@@ -60,6 +61,7 @@ type Audit struct {
 
 	w    writer  // owned by run
 	seal sealing // owned by run
+	end  end     // owned by run
 }
 
 // A Head is the state of the chain.
@@ -103,7 +105,7 @@ func OpenAudit(cfg AuditConfig) (*Audit, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	a := &Audit{cfg: cfg, wake: make(chan struct{}, 1), done: make(chan struct{}), asks: make(chan signAsk)}
-	a.seal = sealing{sign: cfg.Sign, remember: cfg.Remember, done: make(chan signed, 1), since: time.Now()}
+	a.seal = sealing{sign: cfg.Sign, done: make(chan signed, 1), since: time.Now()}
 	a.lines.New = func() any { b := make([]byte, 0, 512); return &b }
 	a.w.path, a.w.maxSize, a.w.keep = cfg.Path, cfg.MaxSize, cfg.Keep
 	torn, err := a.w.open()
@@ -111,6 +113,7 @@ func OpenAudit(cfg AuditConfig) (*Audit, error) {
 		return nil, &AuditError{cfg.Path, err}
 	}
 	a.head.Store(&Head{Hash: hex.EncodeToString(a.w.prev[:])})
+	a.end = end{hash: a.w.durable, at: time.Now()}
 	err = a.Append(&Entry{Time: time.Now(), Event: "audit.opened", Outcome: "ok", Count: torn})
 	if err == nil {
 		err = a.lookForEnd()
@@ -215,6 +218,7 @@ func (a *Audit) run() {
 			}
 		case <-probe.C:
 			a.settle(a.w.probe())
+			a.keepEnd(time.Now(), false)
 		case s := <-a.seal.done:
 			a.signed(s)
 		case ask := <-a.asks:
@@ -226,6 +230,7 @@ func (a *Audit) run() {
 		a.seal.start(&a.w, time.Now())
 		if !open {
 			a.settle(a.w.sync())
+			a.keepEnd(time.Now(), true)
 			return
 		}
 	}

@@ -2,6 +2,7 @@ package access
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -26,7 +27,7 @@ func (e *CutError) Error() string {
 
 // Hint says what an operator can do about it.
 func (e *CutError) Hint() string {
-	return "who could write the file removed them, or moved the file away while the agent did not run; compare it with a copy kept elsewhere"
+	return "who could write the file removed them, or moved it to a name that is not looked at; compare it with a copy kept elsewhere"
 }
 
 // Cut is how the end of the audit was cut off before it was opened, or nil.
@@ -39,12 +40,39 @@ func (a *Audit) lookForEnd() error {
 		return nil
 	}
 	there, err := a.w.has(a.cfg.Known)
-	if err != nil || there {
-		return err
+	if err != nil {
+		a.cfg.Log.Warn("whether the end of the audit was cut off cannot be seen", "file", a.cfg.Path, "err", err)
+	}
+	if there || err != nil {
+		return nil
 	}
 	a.cut = &CutError{a.cfg.Path, a.cfg.Known}
 	return a.Append(&Entry{Time: time.Now(), Event: eventCut, Outcome: "error", Error: a.cut.Error(), Hash: a.cfg.Known})
 }
+
+// An end is the line that was last remembered, or tried to be.
+type end struct {
+	hash  [sha256.Size]byte
+	lines uint64 // that were written until then
+	at    time.Time
+}
+
+// keepEnd has the last line on the disk remembered, if that is due.
+func (a *Audit) keepEnd(now time.Time, last bool) {
+	due := last || a.w.moved || a.w.lines-a.end.lines >= signLines || now.Sub(a.end.at) >= signEvery
+	if a.cfg.Remember == nil || a.w.durable == a.end.hash || !due {
+		return
+	}
+	a.w.moved = false
+	a.end = end{a.w.durable, a.w.lines, now}
+	if err := a.cfg.Remember(hex.EncodeToString(a.w.durable[:])); err != nil {
+		a.cfg.Log.Warn("the end of the audit is not remembered", "file", a.cfg.Path, "err", err)
+	}
+}
+
+// endFiles is how many files are looked through for the last line remembered,
+// which is some 10,000 lines from the end.
+const endFiles = 3
 
 // has reports whether the line of that hash is in the chain: the last one, or
 // one that another goes on from. It begins at the end, where it is expected.
@@ -56,7 +84,7 @@ func (w *writer) has(hash string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	for _, name := range slices.Backward(files) {
+	for _, name := range slices.Backward(files[max(0, len(files)-endFiles):]) {
 		if found, err := mentions(name, []byte(`"prev":"`+hash+`"`)); found || err != nil {
 			return found, err
 		}

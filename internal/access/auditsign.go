@@ -23,13 +23,12 @@ const (
 
 // sealing is the state of signing. It is owned by Audit.run.
 type sealing struct {
-	sign     SignFunc
-	remember func(hash string) error
-	lines    uint64    // that no signature covers; those that sign do not count
-	since    time.Time // the last signature, or the start
-	retryAt  time.Time // after a failure
-	busy     bool      // a signature is being made
-	done     chan signed
+	sign    SignFunc
+	lines   uint64    // that no signature covers; those that sign do not count
+	since   time.Time // the last signature, or the start
+	retryAt time.Time // after a failure
+	busy    bool      // a signature is being made
+	done    chan signed
 }
 
 // signed is a signature that was made, or not.
@@ -75,21 +74,16 @@ func (s *sealing) start(w *writer, now time.Time) {
 		return
 	}
 	s.busy = true
-	hash, durable, lines := hex.EncodeToString(w.prev[:]), hex.EncodeToString(w.durable[:]), s.lines
+	hash, lines := hex.EncodeToString(w.prev[:]), s.lines
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), signTimeout)
 		defer cancel()
-		s.done <- s.make(ctx, hash, durable, lines)
+		s.done <- s.make(ctx, hash, lines)
 	}()
 }
 
-// make signs the chain that ends with the line of that hash, and has the last
-// line that is on the disk remembered.
-func (s *sealing) make(ctx context.Context, hash, durable string, lines uint64) signed {
+func (s *sealing) make(ctx context.Context, hash string, lines uint64) signed {
 	sig, key, err := s.sign(ctx, HeadDigest(hash))
-	if err == nil && s.remember != nil {
-		err = s.remember(durable)
-	}
 	return signed{hash, lines, base64.StdEncoding.EncodeToString(sig), key, err}
 }
 
@@ -125,11 +119,7 @@ func (a *Audit) signNow(ctx context.Context) error {
 	if a.seal.sign == nil || a.seal.lines == 0 {
 		return nil
 	}
-	if err := a.w.sync(); err != nil {
-		return err
-	}
-	head := hex.EncodeToString(a.w.prev[:])
-	s := a.seal.make(ctx, head, head, a.seal.lines)
+	s := a.seal.make(ctx, hex.EncodeToString(a.w.prev[:]), a.seal.lines)
 	a.signed(s)
 	return s.err
 }

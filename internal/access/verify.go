@@ -35,6 +35,9 @@ type Verifier struct {
 	Lines    int // so far
 	Signed   int // of these, the lines that a good signature covers
 	Unsigned int // lines after those
+	// Cut is the first place where the agent has found that lines were cut off; the
+	// chain goes on behind it. Its line counts through all files.
+	Cut *ChainError
 	// Headless is set where the first line follows one that is in no file read.
 	Headless bool
 
@@ -92,8 +95,8 @@ func (v *Verifier) line(line []byte) (why string) {
 		v.partial = strings.Trim(l.Prev, "0") != ""
 		v.Headless = v.partial && v.Head == ""
 	}
-	if l.Event == eventCut {
-		return "the agent found lines missing before this one, that with the hash " + l.Hash + " among them"
+	if l.Event == eventCut && v.Cut == nil {
+		v.Cut = &ChainError{v.Lines + 1, "the agent found lines missing before this one, that with the hash " + l.Hash + " among them"}
 	}
 	if l.Event == eventSigned && v.Keys != nil {
 		if why := v.signature(l.Hash, l.Signature, l.Key); why != "" {
