@@ -42,10 +42,12 @@ func (r *rotator) suspect() {
 
 // checkable reports whether a doubt of Current can be settled now. While a new
 // key may have been certified it cannot: that would be reason enough for Current
-// to be refused, and submit finds out.
+// to be refused, and submit finds out. A renewal takes turns with a check that
+// fails: its answer may be there already, and end the doubt.
 func (r *record) checkable() bool {
 	n := r.Next
-	return r.Current.exists() && (!n.exists() || n.Kind == upstream.Renew || n.Kind == upstream.Rotate && !n.Sent)
+	return r.Current.exists() &&
+		(!n.exists() || n.Kind == upstream.Renew && r.Failed != stepCheck || n.Kind == upstream.Rotate && !n.Sent)
 }
 
 // check proves the certificate in use, which somebody was refused with. If the

@@ -343,3 +343,35 @@ func TestARefusedRenewalIsAskedForAgainSlowly(t *testing.T) {
 		stop()
 	})
 }
+
+// A certificate that is of no use any more, with no older one, does not keep its
+// successor waiting: that is used as soon as it can be proven.
+func TestADoubtDoesNotStandInTheWayOfARenewal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca, keys := newTestCA(t, 90*day), newMemKeys()
+		b := newBench(t, ca, keys, nil)
+		stop := b.start(t)
+		first := b.last()
+		away := func(err error) {
+			ca.mu.Lock()
+			defer ca.mu.Unlock()
+			ca.unproven = err
+		}
+		away(&upstream.Error{Upstream: "ca", Op: "prove", Code: upstream.Unavailable})
+		time.Sleep(day)
+		if err := b.do(t.Context(), ask{What: askedRenew}); err == nil {
+			t.Error("not proven, and no error")
+		}
+		time.Sleep(time.Hour)
+		ca.disown(first)
+		b.refuse()
+		time.Sleep(time.Hour)
+		away(nil)
+		time.Sleep(2 * time.Hour)
+		synctest.Wait()
+		if s := b.snap.Load(); sameChain(b.last().Chain, first.Chain) || s.Failures != 0 {
+			t.Errorf("not renewed: %s, %q", s.Step, s.Error)
+		}
+		stop()
+	})
+}

@@ -26,8 +26,12 @@ type record struct {
 	Failures int       `json:",omitempty"` // in a row
 	Failed   step      `json:",omitempty"` // the step that the last failure was of
 	RetryAt  time.Time `json:",omitzero"`  // after a failure, no step is taken before this
-	Error    string    `json:",omitempty"` // the last failure, until a success
-	ErrorAt  time.Time `json:",omitzero"`
+	// HoldOff is until when the issuer has asked to be left alone: RetryAt is
+	// never brought forward to before it.
+	HoldOff time.Time `json:",omitzero"`
+	NoToken bool      `json:",omitempty"` // the last failure was for want of an access token
+	Error   string    `json:",omitempty"` // the last failure, until a success
+	ErrorAt time.Time `json:",omitzero"`
 	// Lost says what an administrator has to do where a single-use call was
 	// carried out and its answer lost. A registration is not tried again until
 	// new credentials come; whether a rotation is really lost is asked again
@@ -137,10 +141,10 @@ func (r *record) work(now time.Time, c circumstances) (step, time.Time) {
 	switch n := r.Next; {
 	case n.Chain != nil && n.Proven:
 		return stepPublish, now
-	case c.doubted && r.checkable():
-		return stepCheck, now
 	case n.Chain != nil:
 		return stepProve, now
+	case c.doubted && r.checkable():
+		return stepCheck, now
 	case n.CSR != nil && n.Kind == upstream.Register && !c.enrolled:
 		return stepWait, now.Add(waitForOperator)
 	case n.CSR != nil:
@@ -167,6 +171,14 @@ func (r *record) pausedUntil(now time.Time) time.Time {
 		return time.Time{}
 	}
 	return r.RetryAt
+}
+
+// hasten tries again at once, or as soon as the issuer lets us: what was missing
+// may have come.
+func (r *record) hasten() {
+	if r.HoldOff.Before(r.RetryAt) {
+		r.RetryAt = r.HoldOff
+	}
 }
 
 // waitForOperator is how long next waits for what only a person can bring; it
@@ -243,7 +255,7 @@ func (r *record) settled(s step) {
 	if s == stepWarn {
 		return
 	}
-	r.RetryAt, r.Lost = time.Time{}, ""
+	r.RetryAt, r.HoldOff, r.NoToken, r.Lost = time.Time{}, time.Time{}, false, ""
 	if s == stepCheck && r.Failed != stepCheck || s == stepSubmit && r.Failed == stepProve {
 		return
 	}

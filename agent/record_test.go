@@ -26,6 +26,8 @@ func TestNext(t *testing.T) {
 	sent.Sent = true
 	issued := made
 	issued.Chain = chain
+	disbelieved := sent
+	disbelieved.Refused = chain
 
 	for _, tt := range []struct {
 		name    string
@@ -62,7 +64,10 @@ func TestNext(t *testing.T) {
 		{name: "in doubt", rec: record{Current: fresh}, doubted: true, want: stepCheck},
 		{name: "in doubt, of nothing", rec: record{Next: first}, doubted: true, want: stepSubmit},
 		{name: "in doubt, after a failure", rec: record{Current: fresh, RetryAt: after}, doubted: true, want: stepWait, at: after},
-		{name: "in doubt, while it is being renewed", rec: record{Current: stale, Next: issued}, doubted: true, want: stepCheck},
+		{name: "in doubt, while it is being renewed", rec: record{Current: stale, Next: made}, doubted: true, want: stepCheck},
+		{name: "in doubt, with a renewed one to try first", rec: record{Current: stale, Next: issued}, doubted: true, want: stepProve},
+		{name: "in doubt, with no older one that works, and an answer to look at again", rec: record{Current: stale, Next: disbelieved, Failed: stepCheck}, doubted: true, want: stepSubmit},
+		{name: "in doubt, with an answer that is not believed", rec: record{Current: stale, Next: disbelieved, Failed: stepSubmit}, doubted: true, want: stepCheck},
 		{name: "in doubt, with one that works", rec: record{Current: stale, Next: fresh}, doubted: true, want: stepPublish},
 		{name: "in doubt, before a rotation is sent", rec: record{Current: stale, Next: version{KeyID: "k2", CSR: []byte{1}, Kind: upstream.Rotate}}, doubted: true, want: stepCheck},
 		{name: "in doubt, as a rotation may have revoked it", rec: record{Current: stale, Next: version{KeyID: "k2", CSR: []byte{1}, Sent: true, Kind: upstream.Rotate}}, doubted: true, want: stepSubmit},
@@ -80,6 +85,23 @@ func TestNext(t *testing.T) {
 				t.Errorf("until %v, want %v", at, tt.at)
 			}
 		})
+	}
+}
+
+// What brings a try forward does not bring it before the issuer wants to be
+// asked.
+func TestHasten(t *testing.T) {
+	noon := time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC)
+	for _, tt := range []struct{ retry, holdOff, want time.Time }{
+		{retry: noon},
+		{retry: noon, holdOff: noon.Add(-time.Minute), want: noon.Add(-time.Minute)},
+		{retry: noon, holdOff: noon, want: noon},
+		{holdOff: noon}, // an operator has asked
+	} {
+		r := record{RetryAt: tt.retry, HoldOff: tt.holdOff}
+		if r.hasten(); !r.RetryAt.Equal(tt.want) {
+			t.Errorf("to be tried at %v, not before %v: %v, want %v", tt.retry, tt.holdOff, r.RetryAt, tt.want)
+		}
 	}
 }
 
