@@ -16,7 +16,7 @@ import (
 func (r *rotator) begin(ctx context.Context) error {
 	if r.rec.Current.Chain != nil {
 		if err := r.publish(ctx, r.rec.Current); err != nil {
-			r.missing = true
+			r.missing = withHint(err)
 			r.log.Warn("certificate not published at start; it is tried again", "certificate", r.name, "err", err)
 		}
 	}
@@ -49,13 +49,21 @@ func (r *rotator) begin(ctx context.Context) error {
 
 // catchUp publishes what could not be at the start, such as a certificate that is
 // stored on a token which was away. It is tried when something has changed, and
-// every minute.
+// every minute, and said when the reason is another one.
 func (r *rotator) catchUp(ctx context.Context) {
-	if !r.missing || r.publish(ctx, r.rec.Current) != nil {
+	if r.missing == "" {
 		return
 	}
-	r.missing = false
-	r.log.Info("certificate published after all", "certificate", r.name)
+	before := r.missing
+	switch err := r.publish(ctx, r.rec.Current); {
+	case err == nil:
+		r.missing = ""
+		r.log.Info("certificate published after all", "certificate", r.name)
+	case ctx.Err() != nil:
+	case withHint(err) != before:
+		r.missing = withHint(err)
+		r.log.Warn("certificate still not published; it is tried again", "certificate", r.name, "err", err)
+	}
 }
 
 // compare holds the certificate in use against the configuration.

@@ -25,11 +25,14 @@ func (a *Agent) makeRotators() error {
 		}
 		id := a.identities[name]
 		r.publish = func(ctx context.Context, v version) error {
-			if err := id.publish(r.keys, v); err != nil {
+			changed, err := id.publish(r.keys, v)
+			if err != nil {
 				return err
 			}
-			for _, s := range id.users {
-				a.resume(s)
+			if changed {
+				for _, s := range id.users {
+					a.resume(s, true)
+				}
 			}
 			return a.publishCertificate(ctx, r, c.Issuance, v)
 		}

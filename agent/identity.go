@@ -38,16 +38,20 @@ func (i *identity) certificate(context.Context) (*tls.Certificate, error) {
 	return c, nil
 }
 
-// publish makes a version the one that is shown from now on.
-func (i *identity) publish(keys keyring, v version) error {
+// publish makes a version the one that is shown from now on, and reports whether
+// it was another one before.
+func (i *identity) publish(keys keyring, v version) (changed bool, err error) {
+	if c := i.cert.Load(); c != nil && sameChain(c.Certificate, v.Chain) {
+		return false, nil
+	}
 	leaf, err := x509.ParseCertificate(v.Chain[0])
 	if err != nil {
-		return fmt.Errorf("read back the certificate: %w", err)
+		return false, fmt.Errorf("read back the certificate: %w", err)
 	}
 	i.cert.Store(&tls.Certificate{Certificate: v.Chain, Leaf: leaf, PrivateKey: keys.Signer(v.KeyID, leaf.PublicKey)})
 	for _, s := range i.users {
 		s.http.Reset()
 	}
 	i.once.Do(func() { close(i.enrolled) })
-	return nil
+	return true, nil
 }

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 
 	"github.com/signet-agent/signet/agent/config"
 	"github.com/signet-agent/signet/sinks/socket"
+	"github.com/signet-agent/signet/upstream"
 	"github.com/signet-agent/signet/upstream/ciphertrust"
 )
 
@@ -17,8 +19,8 @@ const kindLogin = "login"
 
 // A loginKeeper keeps the login at one upstream in the store, sealed.
 type loginKeeper struct {
-	a        *Agent
-	upstream string
+	a    *Agent
+	name string // of the upstream
 }
 
 // Load is for ciphertrust.Keeper. A login that cannot be opened is as good as
@@ -27,13 +29,13 @@ func (k loginKeeper) Load() ([]byte, error) {
 	if !k.a.isOpen() {
 		return nil, errSealed
 	}
-	blob, err := k.a.store.Record(kindLogin, k.upstream)
+	blob, err := k.a.store.Record(kindLogin, k.name)
 	if blob == nil || err != nil {
 		return nil, err
 	}
 	plain, err := k.a.refresher.sealer.open(k.sealedAs(), blob)
 	if err != nil {
-		k.a.log.Error("kept login not used; somebody may have to log in", "upstream", k.upstream, "err", err)
+		k.a.log.Error("kept login not used; somebody may have to log in", "upstream", k.name, "err", err)
 		return nil, nil
 	}
 	return plain, nil
@@ -44,10 +46,10 @@ func (k loginKeeper) Save(plain []byte) error {
 	if !k.a.isOpen() {
 		return errSealed
 	}
-	return k.a.store.SaveRecord(kindLogin, k.upstream, k.a.refresher.sealer.seal(k.sealedAs(), plain))
+	return k.a.store.SaveRecord(kindLogin, k.name, k.a.refresher.sealer.seal(k.sealedAs(), plain))
 }
 
-func (k loginKeeper) sealedAs() string { return fmt.Sprintf("login %q", k.upstream) }
+func (k loginKeeper) sealedAs() string { return fmt.Sprintf("login %q", k.name) }
 
 // errSealed is why nothing can be logged in to before the HSM is there.
 var errSealed = &refusal{socket.CodeUnavailable, "the data key is not unwrapped yet; logins are kept with it"}
@@ -60,7 +62,7 @@ func (a *Agent) newCipherTrust(s *service) {
 		HTTP: s.http, Keeper: loginKeeper{a, s.name}, URL: s.cfg.URL, Host: a.host, Grant: auth.Grant,
 		Username: auth.Username, Connection: auth.Connection, Domain: s.cfg.Domain, AuthDomain: auth.AuthDomain, ClientID: auth.ClientID,
 		Life: auth.RefreshLifetime(), Idle: auth.RefreshIdle(), Log: a.log,
-		OnToken: a.onTokenOf(s), OnTokenFailure: func(error, time.Time) { s.hungry.Store(true) },
+		OnToken: a.onTokenOf(s),
 	}
 	if !auth.Password.IsZero() {
 		cfg.Password = auth.Password.Read
@@ -79,19 +81,36 @@ func (a *Agent) onTokenOf(s *service) func(*oauth2.Token) {
 	tell := a.onToken(s.name)
 	return func(t *oauth2.Token) {
 		tell(t)
-		if s.hungry.Swap(false) {
-			a.resume(s)
+		a.resume(s, false)
+	}
+}
+
+// resume tries at once what an upstream has not given for want of an access
+// token, or of an identity: it has come. With all it tries whatever has failed,
+// as that may have been for who we were before; a token endpoint that comes and
+// goes must not have everything tried each time (failures T12, T18).
+func (a *Agent) resume(s *service, all bool) {
+	a.refresher.hurry(s.name, all)
+	for _, r := range s.rotators {
+		if snap := r.snap.Load(); all || snap != nil && snap.NoToken {
+			r.poke()
 		}
 	}
 }
 
-// resume tries at once what an upstream has not given yet: what was missing for
-// it, such as a login or an identity, has come.
-func (a *Agent) resume(s *service) {
-	a.refresher.hurry(s.name)
-	for _, r := range s.rotators {
-		r.poke()
+// wantsToken reports whether a call was not made for want of an access token.
+func wantsToken(err error) bool {
+	_, ok := errors.AsType[*upstream.NoToken](err)
+	return ok
+}
+
+// holdOff is how long an upstream asks to be left alone. What it asks of those
+// who want a token is over when there is one.
+func holdOff(err error) time.Duration {
+	if e, ok := errors.AsType[*upstream.Error](err); ok && !wantsToken(err) {
+		return e.RetryAfter
 	}
+	return 0
 }
 
 // loginItem adds to the state of an access token how the login behind it
@@ -132,7 +151,6 @@ func (b backend) Login(ctx context.Context, name string, r socket.LoginRequest) 
 	if err != nil {
 		return socket.LoginResult{}, problem(err)
 	}
-	s.hungry.Store(true)
 	got, err := s.login.Login(ctx, ciphertrust.LoginRequest{
 		Username: r.Username, Password: r.Password, Life: r.Life, URL: r.URL,
 		RefreshToken: r.RefreshToken, ClientID: r.ClientID, Share: r.Share,
@@ -140,6 +158,7 @@ func (b backend) Login(ctx context.Context, name string, r socket.LoginRequest) 
 	if err != nil {
 		return socket.LoginResult{}, problem(err)
 	}
+	b.resume(s, true)
 	return socket.LoginResult{
 		Username: got.Username, URL: got.URL, Until: got.Until, RefreshToken: got.RefreshToken, ClientID: got.ClientID,
 	}, nil

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -301,6 +302,37 @@ func TestALoginBringsWhatHasWaited(t *testing.T) {
 	})
 }
 
+// A token endpoint that comes and goes has nothing tried that does not want a
+// token: what was refused is left alone as long as ever (failures T12, T18).
+func TestATokenThatComesAndGoesBringsNothingElse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newTrustBench(t, false)
+		defer b.start()()
+		b.is("fresh fresh", "before")
+		var tries atomic.Int32
+		b.refresher.items["apikey"].fetch = func(context.Context) (upstream.Secret, error) {
+			tries.Add(1)
+			return upstream.Secret{}, &upstream.Error{Upstream: "cm", Op: "read secret", Code: upstream.Denied}
+		}
+		time.Sleep(time.Hour) // until it is tried every few minutes
+		before := tries.Load()
+		tokens := b.services["cm"].tokens
+		came := b.onTokenOf(b.services["cm"])
+		for range 30 {
+			token, err := tokens.Token(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			tokens.Evict(token.AccessToken)
+			came(token) // a new one
+			time.Sleep(time.Minute)
+		}
+		if n := tries.Load() - before; n < 5 || n > 13 {
+			t.Errorf("tried %d times in half an hour, want every two and a half to five minutes", n)
+		}
+	})
+}
+
 // An upstream that is shown an identity is tried when there is one, for its
 // certificates too; the identity's own is not tried for that.
 func TestAnIdentityBringsWhatHasWaited(t *testing.T) {
@@ -338,12 +370,17 @@ certificates:
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := a.rotators["host"].publish(t.Context(), version{Generation: 1, Chain: cert.Certificate}); err != nil {
-		t.Fatal(err)
-	}
-	for name, want := range map[string]int{"web": 1, "other": 0, "host": 0} {
-		if got := len(a.rotators[name].wake); got != want {
-			t.Errorf("%s is woken %d times, want %d", name, got, want)
+	for _, web := range []int{1, 0} { // the same certificate again brings nothing
+		if err := a.rotators["host"].publish(t.Context(), version{Generation: 1, Chain: cert.Certificate}); err != nil {
+			t.Fatal(err)
+		}
+		for name, want := range map[string]int{"web": web, "other": 0, "host": 0} {
+			if got := len(a.rotators[name].wake); got != want {
+				t.Errorf("%s is woken %d times, want %d", name, got, want)
+			}
+		}
+		for range web {
+			<-a.rotators["web"].wake
 		}
 	}
 }

@@ -281,6 +281,8 @@ func TestAfterASleepEverythingIsLookedAt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newTestCA(t, 90*day)
 		b := newBench(t, ca, newMemKeys(), nil)
+		var asleep atomic.Int64
+		b.clock = func() time.Time { return wall().Add(time.Duration(asleep.Load())) }
 		down := func() error {
 			return &upstream.Error{Upstream: "ca", Op: "renew", Code: upstream.Busy, RetryAfter: 10 * time.Hour}
 		}
@@ -291,7 +293,6 @@ func TestAfterASleepEverythingIsLookedAt(t *testing.T) {
 		ca.fail(nil)
 		a := &Agent{log: slog.New(slog.DiscardHandler), rotators: map[string]*rotator{"host": b.rotator}}
 		start := time.Now()
-		var asleep atomic.Int64
 		ctx, wake := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() {
@@ -302,7 +303,7 @@ func TestAfterASleepEverythingIsLookedAt(t *testing.T) {
 		if n := len(ca.asked()); n != 1 {
 			t.Errorf("%d requests while it is to wait", n)
 		}
-		asleep.Store(int64(3 * time.Hour))
+		asleep.Store(int64(11 * time.Hour))
 		time.Sleep(clockCheck + lineUp)
 		synctest.Wait()
 		if n := len(ca.asked()); n != 2 {

@@ -117,17 +117,23 @@ func (r *refresher) load(blobs map[string][]byte) {
 	}
 }
 
-// hurry fetches now what an upstream has not given yet: something that it
-// needed for it, such as an identity, has come.
-func (r *refresher) hurry(upstream string) {
+// hurry fetches now what an upstream has not given for want of an access token
+// or an identity, and with all whatever has failed. What an upstream asked to
+// be left alone with waits until then.
+func (r *refresher) hurry(upstream string, all bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, it := range r.items {
 		if it.spec.Upstream != upstream || it.held == nil || it.index < 0 {
 			continue
 		}
-		if it.held.failures().Count > 0 || it.held.FetchedAt.IsZero() {
-			it.due = wallNow()
+		f := it.held.failures()
+		wanted := wantsToken(f.Last) || f.Count == 0 && it.held.FetchedAt.IsZero()
+		if !wanted && !(all && f.Count > 0) {
+			continue
+		}
+		if at := later(wallNow(), f.At.Add(holdOff(f.Last))); at.Before(it.due) {
+			it.due = at
 			heap.Fix(&r.queue, it.index)
 		}
 	}

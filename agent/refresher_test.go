@@ -488,3 +488,53 @@ func TestSealedEntryFromTheFutureIsStaleAtOnce(t *testing.T) {
 		}
 	})
 }
+
+// What something has come for is fetched at once; what has failed for another
+// reason waits as it did, and in no case is an upstream asked before it wants to
+// be (failures T12, T18).
+func TestHurryBringsForwardWhatWasWaitedFor(t *testing.T) {
+	const asked = 10 * time.Minute
+	failure := func(code upstream.Code, after time.Duration) error {
+		return &upstream.Error{Upstream: "pam", Op: "read credential", Code: code, RetryAfter: after}
+	}
+	for name, tt := range map[string]struct {
+		err       error
+		at, atAll time.Duration // of the next fetch, after a token has come, and after a login; -1 is as planned
+	}{
+		"no token":                     {&upstream.NoToken{Err: failure(upstream.Unavailable, 0)}, 0, 0},
+		"no token, and was to wait":    {&upstream.NoToken{Err: failure(upstream.Unavailable, asked)}, 0, 0},
+		"upstream away":                {failure(upstream.Unavailable, 0), -1, 0},
+		"refused":                      {failure(upstream.Denied, 0), -1, 0},
+		"asked too often":              {failure(upstream.Unavailable, asked), -1, asked},
+		"refused, and asked too often": {failure(upstream.Denied, asked), -1, asked},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newCacheBench(t, secretSpec{TTL: time.Hour, MaxStale: day}, nil, func() (upstream.Secret, error) {
+					return upstream.Secret{}, tt.err
+				})
+				halt := b.start(t)
+				for range 12 { // until the back-off is long
+					time.Sleep(asked)
+				}
+				synctest.Wait()
+				h, planned := b.snapshot("db")
+				for _, hurry := range []struct {
+					all  bool
+					want time.Duration
+				}{{false, tt.at}, {true, tt.atAll}} {
+					want := planned
+					if hurry.want >= 0 {
+						want = later(time.Now(), h.failures().At.Add(hurry.want))
+					}
+					b.hurry("another", hurry.all)
+					b.hurry("pam", hurry.all)
+					if _, due := b.snapshot("db"); !due.Equal(want) {
+						t.Errorf("all %v: fetched in %v, want %v", hurry.all, time.Until(due), time.Until(want))
+					}
+				}
+				halt()
+			})
+		})
+	}
+}

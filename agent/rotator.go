@@ -78,7 +78,7 @@ type rotator struct {
 	turn    bool         // owned by run: it has one of turns
 	doubted bool         // owned by run: a doubt was taken up and is not settled
 	checked time.Time    // owned by run: when one was last looked into
-	missing bool         // owned by run: not every sink has what is in use
+	missing string       // owned by run: why not every sink has what is in use; "" if they have
 }
 
 // A certificateSpec is what the configuration says of one certificate.
@@ -114,6 +114,8 @@ type snapshot struct {
 	Due    time.Time // when Current will be replaced
 	Why    string    // it is due just then, where that needs saying
 	Notice string    // what does not fit the configuration
+	// Missing is why not every sink has Current; "" if they have.
+	Missing string
 }
 
 // run takes steps until ctx is done; one that has succeeded is still written
@@ -189,7 +191,7 @@ func (r *rotator) look() (step, time.Time) {
 	if step == stepReserve && why != "" {
 		r.log.Info("certificate due", "certificate", r.name, "reason", why, "not_after", r.rec.Current.NotAfter)
 	}
-	r.snap.Store(&snapshot{record: r.rec, Step: step, At: at, Due: due, Why: why, Notice: r.notice})
+	r.snap.Store(&snapshot{record: r.rec, Step: step, At: at, Due: due, Why: why, Notice: r.notice, Missing: r.missing})
 	return step, at
 }
 
@@ -227,7 +229,7 @@ func (r *rotator) hold(ctx context.Context, rec record, n int, err error) {
 		a.Done <- err // it may come to a good end yet, but not while somebody waits
 	}
 	r.waiting = nil
-	r.snap.Store(&snapshot{record: rec, Step: stepWait, At: rec.RetryAt, Due: rec.RetryAt, Notice: r.notice})
+	r.snap.Store(&snapshot{record: rec, Step: stepWait, At: rec.RetryAt, Due: rec.RetryAt, Notice: r.notice, Missing: r.missing})
 	t := time.NewTimer(rec.RetryAt.Sub(now))
 	defer t.Stop()
 	for {
@@ -256,7 +258,7 @@ func (r *rotator) failed(rec record, s step, err error) record {
 			wait = max(wait, time.Hour)
 		}
 	}
-	rec.RetryAt = now.Add(wait)
+	rec.RetryAt, rec.HoldOff, rec.NoToken = now.Add(wait), now.Add(holdOff(err)), wantsToken(err)
 	n := rec.Next
 	if s == stepSubmit && n.Kind != upstream.Register && rec.Lost == "" && upstream.CertificateRefused(err) {
 		r.suspect()
@@ -306,11 +308,11 @@ func (r *rotator) wait(ctx context.Context, at time.Time) {
 			case <-ctx.Done():
 			case <-t.C:
 			case <-r.wake:
-				r.rec.RetryAt = time.Time{}
+				r.rec.hasten()
 			}
 		}
 	case <-r.wake:
-		r.rec.RetryAt = time.Time{}
+		r.rec.hasten()
 	case <-r.doubts:
 		r.suspect()
 	case a := <-r.asks:

@@ -514,3 +514,37 @@ func TestLostRegistrationSaysWhatToDoAndAsksNoMore(t *testing.T) {
 		}
 	})
 }
+
+// What an issuer asks for is kept to, whatever has come meanwhile; other
+// back-offs are over then.
+func TestAWakeKeepsToWhatTheIssuerAsksFor(t *testing.T) {
+	for name, tt := range map[string]struct {
+		err  error
+		want time.Duration // of the next try after the wake
+	}{
+		"asked for half an hour": {&upstream.Error{Upstream: "ca", Op: "issue", Code: upstream.Busy, RetryAfter: 30 * time.Minute}, 29 * time.Minute},
+		"asked for half an hour with a token": {&upstream.NoToken{Err: &upstream.Error{Upstream: "ca", Op: "get token", Code: upstream.Unavailable,
+			RetryAfter: 30 * time.Minute}}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ca := newTestCA(t, 90*day)
+				ca.fail(func() error { return tt.err })
+				b := newBench(t, ca, newMemKeys(), nil)
+				stop := b.start(t)
+				defer stop()
+				ca.fail(nil)
+				time.Sleep(time.Minute)
+				woken := time.Now()
+				for range 5 {
+					b.poke()
+					synctest.Wait()
+				}
+				time.Sleep(time.Hour)
+				if got := b.last().ReceivedAt.Sub(woken); got != tt.want {
+					t.Errorf("tried %v after the wake, want %v", got, tt.want)
+				}
+			})
+		})
+	}
+}

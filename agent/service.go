@@ -32,8 +32,6 @@ type service struct {
 	// rotators are those of the certificates that it issues, but for that of its
 	// own identity. They do not change after start.
 	rotators []*rotator
-	// hungry is set while items may have failed for want of an access token.
-	hungry atomic.Bool
 
 	manager     *manager.Client
 	senhasegura *senhasegura.Client

@@ -178,6 +178,9 @@ func (a *Agent) certificateItem(name string, now time.Time) Item {
 	}
 	s.Generation, s.NotAfter, s.Serial = snap.Current.Generation, snap.Current.NotAfter, serialOf(snap.Current.Chain)
 	s.LastError, s.LastErrorAt, s.Failures, s.RetryAt = snap.Error, snap.ErrorAt, snap.Failures, snap.RetryAt
+	if s.LastError == "" && snap.Missing != "" {
+		s.LastError = "not every sink has it: " + snap.Missing
+	}
 	s.State, s.NextAction, s.NextAt, s.NextReason = snap.state(now), string(snap.Step), snap.At, snap.Why
 	if snap.Next.exists() {
 		s.Making = snap.Next.Kind.String()

@@ -243,7 +243,7 @@ func (r *rotator) publishNext(ctx context.Context, rec record) (record, error) {
 	}
 	now := r.clock()
 	next, old := rec.Next, rec.Current
-	rec.Current, rec.Next, r.doubted = next, version{}, false
+	rec.Current, rec.Next, r.doubted, r.missing = next, version{}, false, ""
 	switch {
 	case next.Kind == upstream.Register:
 		r.burnCredentials()

@@ -290,14 +290,25 @@ func (s *TokenSource) keep(token *oauth2.Token, began, now time.Time) *oauth2.To
 	return &t
 }
 
-// Authorized makes a call with a token of ts. If the token is refused by a 401,
+// NoToken is the error of a call that was not made for want of an access token.
+type NoToken struct {
+	Err error // why there is none
+}
+
+func (e *NoToken) Error() string { return e.Err.Error() }
+
+// Unwrap makes it count as the failure to get the token.
+func (e *NoToken) Unwrap() error { return e.Err }
+
+// Authorized makes a call with a token of ts. The error is a *NoToken if there
+// is none. If the token is refused by a 401,
 // in the answer or in the *Error, it is thrown away and the call made once more
 // with another.
 func Authorized(ctx context.Context, ts *TokenSource, do func(*oauth2.Token) (*Response, error)) (*Response, error) {
 	for last := false; ; last = true {
 		token, err := ts.Token(ctx)
 		if err != nil {
-			return nil, err
+			return nil, &NoToken{err}
 		}
 		resp, err := do(token)
 		if !unauthorized(resp, err) || last {
