@@ -310,10 +310,12 @@ func TestATokenThatComesAndGoesBringsNothingElse(t *testing.T) {
 		defer b.start()()
 		b.is("fresh fresh", "before")
 		var tries atomic.Int32
+		b.refresher.mu.Lock() // flights begin and end under it
 		b.refresher.items["apikey"].fetch = func(context.Context) (upstream.Secret, error) {
 			tries.Add(1)
 			return upstream.Secret{}, &upstream.Error{Upstream: "cm", Op: "read secret", Code: upstream.Denied}
 		}
+		b.refresher.mu.Unlock()
 		time.Sleep(time.Hour) // until it is tried every few minutes
 		before := tries.Load()
 		tokens := b.services["cm"].tokens
