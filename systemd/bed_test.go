@@ -20,8 +20,9 @@ type bed struct {
 	root string // as it is seen from here
 }
 
-// newBed boots a bed with the agent's units and user in it. Where that cannot
-// be done the test is skipped, unless SIGNET_NEED_SYSTEMD=1.
+// newBed boots a bed with the agent's units and user in it, over the machine's own
+// root or the one that SIGNET_TESTBED_ROOT names. Where that cannot be done the
+// test is skipped, unless SIGNET_NEED_SYSTEMD=1.
 func newBed(t *testing.T) *bed {
 	t.Helper()
 	cannot := t.Skipf
@@ -37,7 +38,11 @@ func newBed(t *testing.T) *bed {
 		}
 	}
 	b := &bed{t: t, name: fmt.Sprintf("test-%d-%s", os.Getpid(), strings.ToLower(t.Name()))}
-	if out, err := exec.Command("./testbed.sh", "up", "-n", b.name).CombinedOutput(); err != nil {
+	up := []string{"up", "-n", b.name}
+	if root := os.Getenv("SIGNET_TESTBED_ROOT"); root != "" {
+		up = append(up, "-r", root)
+	}
+	if out, err := exec.Command("./testbed.sh", up...).CombinedOutput(); err != nil {
 		cannot("systemd does not boot here: %v\n%s", err, out)
 	}
 	t.Cleanup(func() {

@@ -134,17 +134,29 @@ func (q *call) identify() error {
 	} else {
 		err = errAddress
 	}
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
-	case q.peer.UID != 0:
-		return fmt.Errorf("user %d claims to be the service manager starting %s", q.peer.UID, q.at.unit)
-	case q.peer.Unit == "" && q.peer.Why != "":
-		return fmt.Errorf("it is not known which unit the process belongs to: %s", q.peer.Why)
-	case q.peer.Unit != q.at.unit:
-		return fmt.Errorf("a process of %q claims to be the service manager starting %s", q.peer.Unit, q.at.unit)
 	}
-	return nil
+	return believe(&q.peer, q.at.unit, q.s.cfg.Refresh != nil)
+}
+
+// managersScope is where the service manager itself is, and what it starts for
+// itself. It is no part of a name: a user's manager is in a service.
+const managersScope = "init.scope"
+
+// believe tells the service manager from who says to be it. To start a unit it
+// asks from the unit's cgroup. To reload one that refreshes its credentials, as
+// systemd 260 and later can, it asks from its own.
+func believe(peer *access.Peer, unit string, refreshes bool) error {
+	switch {
+	case peer.UID != 0:
+		return fmt.Errorf("user %d claims to be the service manager starting %s", peer.UID, unit)
+	case peer.Unit == "" && peer.Why != "":
+		return fmt.Errorf("it is not known which unit the process belongs to: %s", peer.Why)
+	case peer.Unit == unit, peer.Unit == managersScope && refreshes:
+		return nil
+	}
+	return fmt.Errorf("a process of %q claims to be the service manager starting %s", peer.Unit, unit)
 }
 
 // refuse keeps the unit from starting. Closing the connection would be an empty
