@@ -345,3 +345,28 @@ func TestTheClockIsLookedAtEachMinute(t *testing.T) {
 		}
 	})
 }
+
+// Whoever gets an answer sees in the status what it was about.
+func TestTheStatusIsThereBeforeTheAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, newTestCA(t, 30*day), newMemKeys(), nil)
+		done := make(chan error, 1)
+		ctx, stop := context.WithCancel(t.Context())
+		go func() { done <- b.run(ctx) }()
+		synctest.Wait()
+		before := serialOf(b.snap.Load().Current.Chain)
+		answer := make(chan error) // the rotator waits until it is taken
+		b.asks <- ask{What: askedRenew, Done: answer}
+		synctest.Wait()
+		if now := serialOf(b.snap.Load().Current.Chain); now == before {
+			t.Errorf("about to answer, and the status still shows %s", now)
+		}
+		if err := <-answer; err != nil {
+			t.Error(err)
+		}
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
