@@ -46,9 +46,8 @@ type LoginConfig struct {
 	Life, Idle time.Duration
 
 	Log *slog.Logger // if nil, nothing is logged
-	// OnToken and OnTokenFailure are told of API tokens.
-	OnToken        func(*oauth2.Token)
-	OnTokenFailure func(err error, next time.Time)
+	// OnToken is told of API tokens.
+	OnToken func(*oauth2.Token)
 }
 
 // A Login keeps the agent logged in: it gets API tokens and looks after the
@@ -85,7 +84,7 @@ func NewLogin(cfg LoginConfig) *Login {
 	}
 	l := &Login{cfg: cfg, client: New(Config{HTTP: cfg.HTTP})}
 	l.tokens = upstream.NewTokenSource(upstream.TokenSourceConfig{
-		Fetch: l.fetch, OnNew: cfg.OnToken, OnFailure: cfg.OnTokenFailure,
+		Fetch: l.fetch, OnNew: cfg.OnToken,
 	})
 	return l
 }

@@ -30,9 +30,6 @@ type Config struct {
 	Zone *time.Location
 	// OnToken, if not nil, is told of each new access token.
 	OnToken func(*oauth2.Token)
-	// OnTokenFailure, if not nil, is told of each failed log-in, and when the
-	// next one may be tried.
-	OnTokenFailure func(err error, next time.Time)
 }
 
 // A Client reads secrets with one authorization.
@@ -49,7 +46,7 @@ func New(cfg Config) *Client {
 		c.zone = time.UTC
 	}
 	c.tokens = upstream.NewTokenSource(upstream.TokenSourceConfig{
-		Fetch: c.login, OnNew: cfg.OnToken, OnFailure: cfg.OnTokenFailure,
+		Fetch: c.login, OnNew: cfg.OnToken,
 	})
 	return c
 }
