@@ -7,8 +7,6 @@ import (
 	"os"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/signet-agent/signet/hsm/wire"
 )
 
@@ -22,18 +20,12 @@ var errLeft = errors.New("the caller's time is over")
 // newLanes makes n lanes to a worker, and what the worker is given of them.
 func newLanes(n int) (ours []*wire.Lane, theirs []*os.File, err error) {
 	for range n {
-		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		p, in, out, err := newQuietPipe()
 		if err != nil {
 			closeLanes(ours, theirs)
-			return nil, nil, fmt.Errorf("socketpair: %w", err)
+			return nil, nil, fmt.Errorf("pipes to the worker: %w", err)
 		}
-		ours = append(ours, wire.NewLane(os.NewFile(uintptr(fds[0]), "lane")))
-		theirs = append(theirs, os.NewFile(uintptr(fds[1]), "lane"))
-		tick := unix.NsecToTimeval(int64(laneTick))
-		if err := unix.SetsockoptTimeval(fds[0], unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tick); err != nil {
-			closeLanes(ours, theirs)
-			return nil, nil, fmt.Errorf("limit of waiting: %w", err)
-		}
+		ours, theirs = append(ours, wire.NewLane(p)), append(theirs, in, out)
 	}
 	return ours, theirs, nil
 }

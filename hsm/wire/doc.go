@@ -8,8 +8,8 @@
 // with an [Error]. Requests may be sent without waiting for replies, and
 // replies come in any order. Payloads are JSON.
 //
-// Signing is what happens all day. It has connections of its own, one for each
-// session on the token, see [Lane], and its requests are packed.
+// Signing is what happens all day. It has connections of its own, two pipes for
+// each session on the token, see [Lane], and its requests are packed.
 //
 // The package holds no logic: the daemon decides, the worker carries out.
 package wire

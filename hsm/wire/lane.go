@@ -4,36 +4,35 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
-	"syscall"
 )
 
 // laneHead is the length of a frame's length and operation on a lane.
 const laneHead = 4 + 1
 
 // A Lane is a connection for one request at a time: its answer comes next. A
-// frame has no id there. Both sides wait in the system call, not in Go's poller:
-// that takes one wake-up each way, where a [Conn] with its goroutines takes four.
+// frame has no id there. Who asks waits for the answer itself: that takes one
+// wake-up each way, where a [Conn] with its goroutines takes four.
 //
 // A Lane is used by one goroutine at a time.
 type Lane struct {
-	f       *os.File // blocking
+	c       io.ReadWriteCloser
 	in, out []byte
 	have    int // bytes of in that were read of a frame not yet whole
 }
 
-// NewLane makes a Lane of a blocking stream socket.
-func NewLane(f *os.File) *Lane {
-	return &Lane{f: f, in: make([]byte, 2048), out: make([]byte, 0, 512)}
+// NewLane makes a Lane of one end of a stream.
+func NewLane(c io.ReadWriteCloser) *Lane {
+	return &Lane{c: c, in: make([]byte, 2048), out: make([]byte, 0, 512)}
 }
 
-// Close closes the lane; who waits in it is not woken by that.
-func (l *Lane) Close() error { return l.f.Close() }
+// Close closes the lane.
+func (l *Lane) Close() error { return l.c.Close() }
 
-// Fd, Buffer and Have are for who reads from the lane without it: into Buffer,
+// Buffer and Have are for who reads from the lane without it: into Buffer,
 // between frames. Have is told how much of a frame that the lane shall go on with
 // lies there.
-func (l *Lane) Fd() uintptr    { return l.f.Fd() }
 func (l *Lane) Buffer() []byte { return l.in }
 func (l *Lane) Have(n int)     { l.have = n }
 
@@ -51,7 +50,7 @@ func (l *Lane) Send(op Op, parts ...[]byte) error {
 	for _, p := range parts {
 		l.out = append(l.out, p...)
 	}
-	_, err := l.f.Write(l.out)
+	_, err := l.c.Write(l.out)
 	return err
 }
 
@@ -77,9 +76,9 @@ func (l *Lane) Receive(idle func() error) (Op, []byte, error) {
 				l.in = append(l.in, make([]byte, end-len(l.in))...)
 			}
 		}
-		n, err := l.f.Read(l.in[l.have:])
+		n, err := l.c.Read(l.in[l.have:])
 		switch {
-		case errors.Is(err, syscall.EAGAIN) && idle != nil:
+		case errors.Is(err, os.ErrDeadlineExceeded) && idle != nil:
 			if err := idle(); err != nil {
 				return 0, nil, err
 			}

@@ -32,7 +32,7 @@
 // AES keys. Its known weaknesses are fenced: it never sees the PIN, holds two
 // sessions, and is not asked to search, sign or seal. That is done on
 // miekg/pkcs11, and what is done with secrets by one crossing into C, see capi.go.
-// Signatures are made in C as long as nothing else is asked for, see lane.go. A module that wants arguments for its initialisation, which
-// crypto11 cannot give, is used without it; so is one that wants other
-// templates.
+// Signatures are made in C as long as nothing else is asked for, see lane.go. A
+// module that wants arguments for its initialisation, which crypto11 cannot give,
+// is used without it; so is one that wants other templates.
 package worker

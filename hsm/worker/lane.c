@@ -52,10 +52,10 @@ static void leave(const signet_job *job) {
 
 // signet_stay makes the signatures that are asked for, as long as they are by the
 // key of the job and nothing is in the way.
-int signet_stay(const signet_job *job, int fd, unsigned char *buf, int room, int *have, ck_ulong *rv, int *begun) {
+int signet_stay(const signet_job *job, int in, int to, unsigned char *buf, int room, int *have, ck_ulong *rv, int *begun) {
 	unsigned char out[HEAD + MAX_SIGNATURE];
 	for (;;) {
-		int end = receive(fd, buf, room, have);
+		int end = receive(in, buf, room, have);
 		if (end < 0) return STAY_END;
 		int scheme = HEAD + 1 + job->idlen, data = scheme + 1;
 		if (end <= data || buf[4] != job->op || buf[HEAD] != job->idlen || memcmp(buf + HEAD + 1, job->id, (size_t)job->idlen) != 0 ||
@@ -73,6 +73,6 @@ int signet_stay(const signet_job *job, int fd, unsigned char *buf, int room, int
 		out[2] = (unsigned char)(len >> 8);
 		out[3] = (unsigned char)len;
 		out[4] = (unsigned char)job->op;
-		if (send_all(fd, out, HEAD + (int)n) != 0) return STAY_END;
+		if (send_all(to, out, HEAD + (int)n) != 0) return STAY_END;
 	}
 }

@@ -9,6 +9,8 @@ package worker
 import "C"
 
 import (
+	"errors"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -85,10 +87,10 @@ func (x *exclusion) changed() { x.epoch().Add(2) }
 // its timers have any part in those. It returns when something else is asked for,
 // which the lane then has, when the lane has ended, or with the error of a signature
 // that failed.
-func (s *signer) stay(lane *wire.Lane) (ended bool, failed error) {
+func (s *signer) stay(lane *wire.Lane, p pipes) (ended bool, failed error) {
 	have, rv, begun := C.int(0), C.ck_ulong(0), C.int(0)
 	buf := lane.Buffer()
-	switch C.signet_stay(&s.job, C.int(lane.Fd()), (*C.uchar)(unsafe.SliceData(buf)), C.int(len(buf)), &have, &rv, &begun) {
+	switch C.signet_stay(&s.job, C.int(p.in.Fd()), C.int(p.out.Fd()), (*C.uchar)(unsafe.SliceData(buf)), C.int(len(buf)), &have, &rv, &begun) {
 	case C.STAY_END:
 		return true, nil
 	case C.STAY_FAILED:
@@ -110,3 +112,10 @@ func (s *signer) prepare(id []byte, e *entry, epoch uint64) {
 	}
 	copy(unsafe.Slice((*byte)(&s.job.id[0]), len(s.job.id)), id)
 }
+
+// pipes are a lane's two ends here.
+type pipes struct{ in, out *os.File }
+
+func (p pipes) Read(b []byte) (int, error)  { return p.in.Read(b) }
+func (p pipes) Write(b []byte) (int, error) { return p.out.Write(b) }
+func (p pipes) Close() error                { return errors.Join(p.in.Close(), p.out.Close()) }

@@ -35,6 +35,6 @@ enum {
 	STAY_END,    // the other side has closed
 };
 
-int signet_stay(const signet_job *job, int fd, unsigned char *buf, int room, int *have, ck_ulong *rv, int *begun);
+int signet_stay(const signet_job *job, int in, int to, unsigned char *buf, int room, int *have, ck_ulong *rv, int *begun);
 
 #endif

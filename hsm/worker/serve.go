@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"os/signal"
-	"runtime"
 	"runtime/debug"
 	"sync"
 	"syscall"
@@ -206,18 +205,16 @@ func (w *worker) open(f wire.Frame) (any, error) {
 		return nil, err
 	}
 	w.m = m
-	// Each of these waits in a system call or in the module, and takes one of
-	// what GOMAXPROCS counts at once when it is done waiting.
-	runtime.GOMAXPROCS(max(runtime.NumCPU(), m.signers+1))
 	for i := range m.signers {
-		lane := wire.NewLane(os.NewFile(uintptr(socketFD+1+i), "lane"))
-		go w.sign(lane, &signer{m: m})
+		in, out := uintptr(socketFD+1+2*i), uintptr(socketFD+2+2*i)
+		go w.sign(pipes{os.NewFile(in, "lane"), os.NewFile(out, "lane")}, &signer{m: m})
 	}
 	return opened, nil
 }
 
 // sign makes the signatures that are asked for on a lane, until it closes.
-func (w *worker) sign(lane *wire.Lane, s *signer) {
+func (w *worker) sign(p pipes, s *signer) {
+	lane := wire.NewLane(p)
 	for {
 		_, payload, err := lane.Receive(nil)
 		if err != nil {
@@ -235,7 +232,7 @@ func (w *worker) sign(lane *wire.Lane, s *signer) {
 				return
 			}
 			var ended bool
-			if ended, err = s.stay(lane); ended {
+			if ended, err = s.stay(lane, p); ended {
 				return
 			}
 			if err == nil {

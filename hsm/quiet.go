@@ -1,0 +1,127 @@
+package hsm
+
+import (
+	"io"
+	"os"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// A quietPipe writes into one pipe and reads from another without telling Go's
+// scheduler of each system call, which is why none of them may wait: waiting is
+// left to Go's poller. So the runtime's monitor thread sleeps while signatures are
+// made; each call would else wake it, and have it look around every 20 us. Nor
+// does the poller hear of it when the other side takes up what was written, as it
+// does with a socket.
+//
+// It is used by one goroutine at a time, and closed by any.
+type quietPipe struct {
+	in, out       *os.File
+	rawIn, rawOut syscall.RawConn
+	limit         time.Time // when reading ends next
+
+	// Of the call under way. The functions are kept so that no call makes them.
+	buf        []byte
+	n          int
+	errno      syscall.Errno
+	read, send func(fd uintptr) (done bool)
+}
+
+// newQuietPipe returns our ends and those of the other side.
+func newQuietPipe() (ours *quietPipe, in, out *os.File, err error) {
+	p := &quietPipe{}
+	if p.in, out, err = pipe(0); err != nil {
+		return nil, nil, nil, err
+	}
+	if in, p.out, err = pipe(1); err != nil {
+		closeAll(p.in, out)
+		return nil, nil, nil, err
+	}
+	if p.rawIn, err = p.in.SyscallConn(); err == nil {
+		p.rawOut, err = p.out.SyscallConn()
+	}
+	if err != nil {
+		closeAll(p.in, out, in, p.out)
+		return nil, nil, nil, err
+	}
+	p.read = func(fd uintptr) bool { return p.call(unix.SYS_READ, fd) }
+	p.send = func(fd uintptr) bool { return p.call(unix.SYS_WRITE, fd) }
+	return p, in, out, nil
+}
+
+// pipe makes a pipe, one end of which does not wait: 0 is for reading, 1 for
+// writing.
+func pipe(quiet int) (r, w *os.File, err error) {
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
+		return nil, nil, os.NewSyscallError("pipe2", err)
+	}
+	if err := unix.SetNonblock(fds[quiet], true); err != nil {
+		unix.Close(fds[0])
+		unix.Close(fds[1])
+		return nil, nil, os.NewSyscallError("fcntl", err)
+	}
+	return os.NewFile(uintptr(fds[0]), "lane"), os.NewFile(uintptr(fds[1]), "lane"), nil
+}
+
+func closeAll(files ...*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
+}
+
+// call is false if the call would have to wait.
+func (p *quietPipe) call(trap, fd uintptr) bool {
+	for {
+		n, _, errno := syscall.RawSyscall(trap, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p.buf))), uintptr(len(p.buf)))
+		if errno == unix.EINTR {
+			continue
+		}
+		p.n, p.errno = int(n), errno
+		return errno != unix.EAGAIN
+	}
+}
+
+// Read waits for something to read, for laneTick or up to half as long: after
+// that it is os.ErrDeadlineExceeded.
+func (p *quietPipe) Read(b []byte) (int, error) {
+	if now := time.Now(); p.limit.Sub(now) < laneTick/2 {
+		p.limit = now.Add(laneTick)
+		if err := p.in.SetReadDeadline(p.limit); err != nil {
+			return 0, err
+		}
+	}
+	p.buf = b
+	if err := p.rawIn.Read(p.read); err != nil {
+		return 0, err
+	}
+	if p.errno != 0 {
+		return 0, os.NewSyscallError("read", p.errno)
+	}
+	if p.n == 0 {
+		return 0, io.EOF
+	}
+	return p.n, nil
+}
+
+func (p *quietPipe) Write(b []byte) (done int, err error) {
+	for done < len(b) {
+		p.buf = b[done:]
+		if err := p.rawOut.Write(p.send); err != nil {
+			return done, err
+		}
+		if p.errno != 0 {
+			return done, os.NewSyscallError("write", p.errno)
+		}
+		done += p.n
+	}
+	return done, nil
+}
+
+func (p *quietPipe) Close() error {
+	closeAll(p.in, p.out)
+	return nil
+}
