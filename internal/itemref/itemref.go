@@ -4,6 +4,7 @@
 package itemref
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -20,8 +21,9 @@ const (
 type Ref struct{ Kind, Name string }
 
 // Find finds all items that the trees name, and the functions that they use. An
-// item whose name is not there as it is, but made by the template, is an error:
-// it would not be known what the file waits for.
+// item or a field whose name is not there as it is, but made by the template, is
+// an error: it would not be known what the file waits for, and a value in place
+// of a name would be in messages, which repeat names.
 func Find(trees map[string]*parse.Tree) (refs []Ref, functions []string, err error) {
 	f := finder{functions: map[string]bool{}}
 	for _, name := range slices.Sorted(maps.Keys(trees)) {
@@ -55,11 +57,9 @@ func (f *finder) walk(n parse.Node) {
 		if n == nil {
 			return
 		}
-		for _, c := range n.Cmds {
-			f.walk(c)
+		for i, c := range n.Cmds {
+			f.command(c, i > 0)
 		}
-	case *parse.CommandNode:
-		f.command(n)
 	case *parse.ChainNode:
 		f.walk(n.Node)
 	case *parse.IfNode:
@@ -71,8 +71,16 @@ func (f *finder) walk(n parse.Node) {
 	case *parse.IdentifierNode:
 		f.functions[n.Ident] = true
 		if n.Ident == Secret || n.Ident == Certificate {
-			f.err = fmt.Errorf("%s needs the name in quotes, like %s \"NAME\"", n.Ident, n.Ident)
+			f.needs(n.Ident)
 		}
+	}
+}
+
+// needs notes that a function was not called as it has to be.
+func (f *finder) needs(function string) {
+	f.err = fmt.Errorf("%s needs the name in quotes, like %s \"NAME\"", function, function)
+	if function == Secret {
+		f.err = errors.New(`secret needs its names in quotes and nothing else, like secret "NAME" or secret "NAME" "FIELD"`)
 	}
 }
 
@@ -82,16 +90,26 @@ func (f *finder) branch(b *parse.BranchNode) {
 	f.walk(b.ElseList)
 }
 
-func (f *finder) command(c *parse.CommandNode) {
-	args := c.Args
-	if id, ok := args[0].(*parse.IdentifierNode); ok && len(args) > 1 && (id.Ident == Secret || id.Ident == Certificate) {
-		if s, ok := args[1].(*parse.StringNode); ok {
-			f.functions[id.Ident] = true
-			f.refs = append(f.refs, Ref{id.Ident, s.Text})
-			args = args[2:]
+// command finds what is in one command. If it is piped to, it has an argument
+// more than is written there.
+func (f *finder) command(c *parse.CommandNode, piped bool) {
+	id, ok := c.Args[0].(*parse.IdentifierNode)
+	if !ok || id.Ident != Secret && id.Ident != Certificate {
+		for _, a := range c.Args {
+			f.walk(a)
 		}
+		return
 	}
-	for _, a := range args {
-		f.walk(a)
+	f.functions[id.Ident] = true
+	names := c.Args[1:]
+	most := 1
+	if id.Ident == Secret {
+		most = 2 // and a field
 	}
+	literal := !slices.ContainsFunc(names, func(n parse.Node) bool { return n.Type() != parse.NodeString })
+	if piped || !literal || len(names) == 0 || len(names) > most {
+		f.needs(id.Ident)
+		return
+	}
+	f.refs = append(f.refs, Ref{id.Ident, names[0].(*parse.StringNode).Text})
 }

@@ -38,8 +38,13 @@ func TestFindsItemsEverywhere(t *testing.T) {
 	}
 }
 
+// What is not written out is refused: names of items, as the file waits for
+// them, and of fields, as messages repeat them.
 func TestNamesHaveToBeWrittenOut(t *testing.T) {
-	for _, text := range []string{`{{ secret .name }}`, `{{ "db" | secret }}`, `{{ secret (printf "%s" "db") }}`, `{{ secret }}`} {
+	for _, text := range []string{`{{ secret .name }}`, `{{ "db" | secret }}`, `{{ secret (printf "%s" "db") }}`, `{{ secret }}`,
+		`{{ secret "db" .fields.password }}`, `{{ .fields.password | secret "db" }}`, `{{ secret "db" (secret "db" "password") }}`,
+		`{{ secret "db" "a" "b" }}`, `{{ $f := "x" }}{{ (secret "db" $f) | base64 }}`, `{{ if secret "db" .x }}{{ end }}`,
+		`{{ certificate "web" "x" }}`, `{{ "x" | certificate "web" }}`, `{{ certificate .name }}`} {
 		if _, _, err := find(t, text); err == nil {
 			t.Errorf("%s: no error", text)
 		}

@@ -80,12 +80,30 @@ func (e *entry) execute(its items) ([]byte, error) {
 	tmpl.Funcs(template.FuncMap{kindSecret: its.secretFunc, kindCertificate: its.certificateFunc})
 	var b bytes.Buffer
 	if err := tmpl.Execute(&b, data); err != nil {
-		return nil, err // names fields and places, no values
+		return nil, withoutValues(err)
 	}
 	if b.Len() == 0 {
 		return nil, errors.New("the template gives nothing")
 	}
 	return b.Bytes(), nil
+}
+
+// tellable are the beginnings of those reasons for a failure that have no value
+// in them. text/template prints what it cannot compare or iterate over.
+var tellable = []string{
+	"map has no entry for key ", "can't evaluate field ", "wrong number of args for ", "wrong type for value; ", "invalid value; ",
+	"exceeded maximum template depth", "error calling index: ", "error calling slice: ", "error calling len: ",
+	"error calling secret: ", "error calling certificate: ", "error calling json: ", "error calling env: ",
+}
+
+// withoutValues is why a template failed: where in its text, and the reason
+// where that has no value in it.
+func withoutValues(err error) error {
+	where, reason, ok := strings.Cut(err.Error(), ">: ")
+	if !ok || slices.ContainsFunc(tellable, func(t string) bool { return strings.HasPrefix(reason, t) }) {
+		return err
+	}
+	return errors.New(where + ">: a value is not of the kind that is wanted there")
 }
 
 // secretFunc is the template function: the data of a secret, or one field.
