@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strconv"
 	"time"
 
 	"github.com/signet-agent/signet/internal/access"
@@ -24,9 +25,16 @@ type call struct {
 	given string // the version of what it is answered
 }
 
+// newCall begins a call. What it is about is in its address.
+func (s *Server) newCall(c net.Conn) *call {
+	now := time.Now()
+	id := s.run + "-" + strconv.FormatUint(s.counter.Add(1), 10)
+	return &call{s: s, c: c, start: now, entry: access.Entry{ID: id, Time: now, Event: "credential.read"}}
+}
+
 // answer delivers one credential, or refuses it.
 func (s *Server) answer(ctx context.Context, c net.Conn) {
-	q := &call{s: s, c: c, start: time.Now(), entry: access.Entry{Event: "credential.read", Kind: access.Secret}}
+	q := s.newCall(c)
 	defer c.Close()
 	if err := q.identify(); err != nil {
 		q.entry.Outcome = "denied"
@@ -62,7 +70,6 @@ func (q *call) deliver(ctx context.Context) {
 // content is what is to be delivered to the unit, all checks made.
 func (q *call) content(ctx context.Context) ([]byte, error) {
 	cred, unknown := q.s.resolve(q.at.id)
-	q.entry.Kind, q.entry.Name, q.entry.Path = cred.kind, cred.name, q.at.id
 	d := q.s.cfg.Policy.Decide(&access.Peer{UID: nobody, GID: nobody, Unit: q.at.unit}, access.Action{Kind: cred.kind, Name: cred.name})
 	if !d.Allowed {
 		q.entry.Outcome = "denied"
@@ -124,20 +131,29 @@ func (q *call) identify() error {
 	if !ok {
 		return errAddress
 	}
+	var at address
 	var err error
 	if q.peer, err = access.Identify(uc); err != nil {
 		return err
 	}
 	q.entry.Peer = &q.peer
 	if remote, ok := uc.RemoteAddr().(*net.UnixAddr); ok && remote != nil {
-		q.at, err = parseAddress(remote.Name)
+		at, err = parseAddress(remote.Name)
 	} else {
 		err = errAddress
 	}
 	if err != nil {
 		return err
 	}
+	q.about(at)
 	return believe(&q.peer, q.at.unit, q.s.cfg.Refresh != nil)
+}
+
+// about notes what is asked for, and for whom: a refusal says so too, of who is
+// not believed.
+func (q *call) about(at address) {
+	asked, _ := q.s.resolve(at.id)
+	q.at, q.entry.Kind, q.entry.Name, q.entry.Path = at, asked.kind, asked.name, at.id
 }
 
 // managersScope is where the service manager itself is, and what it starts for
@@ -152,7 +168,7 @@ func believe(peer *access.Peer, unit string, refreshes bool) error {
 	case peer.UID != 0:
 		return fmt.Errorf("user %d claims to be the service manager starting %s", peer.UID, unit)
 	case peer.Unit == "" && peer.Why != "":
-		return fmt.Errorf("it is not known which unit the process belongs to: %s", peer.Why)
+		return fmt.Errorf("a process claims to be the service manager starting %s, and it is not known which unit it belongs to: %s", unit, peer.Why)
 	case peer.Unit == unit, peer.Unit == managersScope && refreshes:
 		return nil
 	}
@@ -169,12 +185,6 @@ func (q *call) refuse(ctx context.Context, why error) {
 		q.s.cfg.Log.Debug("refusal not recorded", "err", err)
 	}
 	_ = q.write(ctx, poison()) // the service manager hangs up when it has read enough
-}
-
-func (s *Server) refuseStopping(ctx context.Context, c net.Conn) {
-	defer c.Close()
-	q := &call{s: s, c: c}
-	_ = q.write(ctx, poison()) // as in refuse
 }
 
 // write sends an answer and ends it. The service manager is waited for until the

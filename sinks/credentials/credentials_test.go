@@ -9,10 +9,8 @@ import (
 	"encoding/pem"
 	"errors"
 	"io"
-	"log/slog"
 	"math/big"
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -205,43 +203,6 @@ func serve(t *testing.T, s *Server) string {
 		}
 	})
 	return path
-}
-
-// Whoever is not the service manager starting the unit is refused, and a
-// refusal is longer than a credential can be.
-func TestForgedAddressIsRefused(t *testing.T) {
-	s := server(t, fetch(away))
-	var log strings.Builder
-	s.cfg.Log = slog.New(slog.NewTextHandler(&log, nil))
-	file := filepath.Join(t.TempDir(), "audit")
-	audit, err := access.OpenAudit(access.AuditConfig{Path: file})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.cfg.Audit = audit
-	path := serve(t, s)
-	for _, from := range []string{"@aaaabbbbccccdddd/unit/app.service/db.password", "@not-a-credential", ""} {
-		d := net.Dialer{}
-		if from != "" {
-			d.LocalAddr = &net.UnixAddr{Name: from, Net: "unix"}
-		}
-		c, err := d.DialContext(t.Context(), "unix", path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		b, _ := io.ReadAll(c)
-		c.Close()
-		if len(b) <= maxCredential || strings.Contains(string(b), "hunter2") {
-			t.Errorf("%q: answered %d bytes, want more than %d", from, len(b), maxCredential)
-		}
-	}
-	if err := audit.Close(); err != nil {
-		t.Fatal(err)
-	}
-	text, err := os.ReadFile(file)
-	if n := strings.Count(string(text), `"event":"credential.read","outcome":"denied"`); err != nil || n != 3 {
-		t.Errorf("%d refusals in the audit, %v:\n%s", n, err, text)
-	}
 }
 
 // A unit that waits while the agent stops is refused, not given nothing.

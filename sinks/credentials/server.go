@@ -3,12 +3,14 @@ package credentials
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/signet-agent/signet/internal/access"
@@ -76,6 +78,8 @@ type Server struct {
 	secrets      map[string]*slot // by name; the maps never change
 	certificates map[string]*slot
 	holders      *holders // nil without Config.Store
+	run          string   // begins the IDs of answers; differs for each start
+	counter      atomic.Uint64
 
 	mu      sync.Mutex
 	changed chan struct{} // guarded by mu: closed when any slot changes
@@ -93,7 +97,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{cfg: cfg, secrets: map[string]*slot{}, certificates: map[string]*slot{}, changed: make(chan struct{})}
+	s := &Server{cfg: cfg, secrets: map[string]*slot{}, certificates: map[string]*slot{}, changed: make(chan struct{}), run: rand.Text()[:8]}
 	for _, name := range cfg.Secrets {
 		s.secrets[name] = &slot{}
 	}
@@ -166,7 +170,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		c, err := ln.Accept()
 		if ctx.Err() != nil {
 			if c != nil {
-				s.refuseStopping(ctx, c)
+				s.answer(ctx, c)
 			}
 			return nil
 		}
