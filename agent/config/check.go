@@ -47,7 +47,7 @@ func (k *checker) unless(ok bool, path, format string, args ...any) bool {
 }
 
 // has reports whether the file says anything at path.
-func (k *checker) has(path string) bool { return k.d.places[path] != nil }
+func (k *checker) has(path string) bool { return k.d.places[path].line != 0 }
 
 func (k *checker) all() {
 	c := k.c

@@ -3,8 +3,6 @@ package config
 import (
 	"path/filepath"
 	"time"
-
-	"github.com/goccy/go-yaml/token"
 )
 
 // Config is the whole of the configuration file. Its zero fields mean what
@@ -39,8 +37,8 @@ type Config struct {
 	Audit Audit `yaml:"audit"`
 	Log   Log   `yaml:"log"`
 
-	source string                     // the name given to Parse
-	places map[string]*token.Position // of everything that is in the file
+	source string           // the name given to Parse
+	places map[string]place // of everything that is in the file
 }
 
 // StatePath is StateDir, or /var/lib/signet.

@@ -17,7 +17,7 @@ type decoder struct {
 	file    string
 	run     int // see maxRun
 	faults  []Fault
-	places  map[string]*token.Position // of everything that is in the file, by path
+	places  map[string]place // of everything that is in the file, by path
 	anchors map[string]ast.Node
 	fields  map[reflect.Type]map[string][]int // of each struct, see fieldsOf
 	depth   int
@@ -25,7 +25,7 @@ type decoder struct {
 
 func newDecoder(file string) *decoder {
 	return &decoder{
-		file: file, run: maxRun, places: map[string]*token.Position{}, anchors: map[string]ast.Node{},
+		file: file, run: maxRun, places: map[string]place{}, anchors: map[string]ast.Node{},
 		fields: map[reflect.Type]map[string][]int{},
 	}
 }
@@ -43,8 +43,8 @@ type decodable interface {
 func (d *decoder) fault(path, what, hint string) {
 	f := Fault{File: d.file, Line: 1, Col: 1, Path: path, What: what, Hint: hint}
 	for p := path; p != ""; p = parent(p) {
-		if pos := d.places[p]; pos != nil {
-			f.Line, f.Col = pos.Line, pos.Column
+		if at, ok := d.places[p]; ok {
+			f.Line, f.Col = at.line, at.col
 			break
 		}
 	}
@@ -145,26 +145,29 @@ func (d *decoder) entries(path string, n ast.Node, each func(entry)) {
 			continue
 		}
 		at := join(path, tk.Value)
-		if d.places[at] != nil {
+		if _, twice := d.places[at]; twice {
 			d.faultAt(tk, at, "is there twice", "remove one of them")
 			continue
 		}
-		d.places[at] = place(tk, it.Value())
+		d.places[at] = placeOf(tk, it.Value())
 		each(entry{at, tk, it.Value()})
 	}
 }
 
-// place is where a fault of a value is shown: the value itself if it is on one
+// A place is a line and a column of a file, counted from 1.
+type place struct{ line, col int }
+
+// placeOf is where a fault of a value is shown: the value itself if it is on one
 // line with its key, else the key.
-func place(key *token.Token, val ast.Node) *token.Position {
+func placeOf(key *token.Token, val ast.Node) place {
 	if val != nil && val.GetToken() != nil && val.GetToken().Position != nil {
 		switch val.(type) {
 		case ast.MapNode, *ast.SequenceNode, *ast.NullNode, *ast.LiteralNode:
 		default:
-			return val.GetToken().Position
+			key = val.GetToken()
 		}
 	}
-	return key.Position
+	return place{key.Position.Line, key.Position.Column}
 }
 
 func (d *decoder) structure(path string, n ast.Node, v reflect.Value) {
@@ -235,11 +238,12 @@ func (d *decoder) list(path string, n ast.Node, v reflect.Value) {
 
 // itemPlace is where an item of a list begins. The token of a mapping is its
 // first colon or brace; people look for its first key.
-func itemPlace(n ast.Node) *token.Position {
+func itemPlace(n ast.Node) place {
+	tk := n.GetToken()
 	if m, ok := n.(*ast.MappingNode); ok && !m.IsFlowStyle && len(m.Values) > 0 {
-		return m.Values[0].Key.GetToken().Position
+		tk = m.Values[0].Key.GetToken()
 	}
-	return n.GetToken().Position
+	return place{tk.Position.Line, tk.Position.Column}
 }
 
 func (d *decoder) scalar(path string, n ast.Node, v reflect.Value) {

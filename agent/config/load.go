@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"os"
@@ -63,6 +64,7 @@ func decode(name string, data []byte) (*Config, *decoder) {
 // into decodes a file into what v points to, and reports whether it is YAML.
 func (d *decoder) into(data []byte, v any) bool {
 	if root := d.parse(data); root != nil {
+		d.places = make(map[string]place, bytes.Count(data, []byte(":"))) // it takes long to grow
 		d.value("", root, reflect.ValueOf(v).Elem())
 	} else if len(d.faults) > 0 {
 		return false

@@ -12,6 +12,31 @@ import (
 // TestPieces holds that a file means the same, down to the place of each fault,
 // whether it is given to the library whole or cut wherever it can be.
 func TestPieces(t *testing.T) {
+	for name, text := range allFiles(t) {
+		t.Run(name, func(t *testing.T) {
+			for _, run := range []int{1, 2, 100} {
+				sameInPieces(t, text, run)
+			}
+		})
+	}
+	if n := len(pieces(long(250), 100)); n != 3 {
+		t.Errorf("a section of 250 is in %d pieces", n)
+	}
+}
+
+// FuzzPieces is TestPieces for any file.
+func FuzzPieces(f *testing.F) {
+	for _, text := range allFiles(f) {
+		f.Add(text)
+	}
+	f.Add("a:\n  b: \"\n  c: \"\n  d: [\n  e: ]\n  f: |\n  g: x\n")
+	f.Add("|\na:\n  b: c\n  d: e\n")
+	f.Fuzz(func(t *testing.T, text string) { sameInPieces(t, text, 1) })
+}
+
+// allFiles are the configurations that there are here, good and bad.
+func allFiles(t testing.TB) map[string]string {
+	t.Helper()
 	texts := map[string]string{"long": long(250)}
 	for _, pattern := range []string{"testdata/*.yaml", "testdata/bad/*.yaml", "../../docs/signet.yaml"} {
 		files, err := filepath.Glob(pattern)
@@ -26,22 +51,21 @@ func TestPieces(t *testing.T) {
 			texts[file] = string(data)
 		}
 	}
-	for name, text := range texts {
-		t.Run(name, func(t *testing.T) {
-			var whole Config
-			want := newDecoder(name)
-			want.run = len(text)
-			want.into([]byte(text), &whole)
-			for _, run := range []int{1, 2, 100} {
-				var cut Config
-				got := newDecoder(name)
-				got.run = run
-				got.into([]byte(text), &cut)
-				if !reflect.DeepEqual(cut, whole) || !reflect.DeepEqual(got.faults, want.faults) || !reflect.DeepEqual(got.places, want.places) {
-					t.Errorf("cut after %d: faults\n%v\nand whole\n%v", run, got.faults, want.faults)
-				}
-			}
-		})
+	return texts
+}
+
+func sameInPieces(t *testing.T, text string, run int) {
+	t.Helper()
+	read := func(run int) (c Config, d *decoder) {
+		d = newDecoder("f")
+		d.run = run
+		d.into([]byte(text), &c)
+		return c, d
+	}
+	whole, want := read(len(text) + 1)
+	cut, got := read(run)
+	if !reflect.DeepEqual(cut, whole) || !reflect.DeepEqual(got.faults, want.faults) || !reflect.DeepEqual(got.places, want.places) {
+		t.Errorf("cut after %d: faults\n%v\nand whole\n%v", run, got.faults, want.faults)
 	}
 }
 
