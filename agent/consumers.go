@@ -100,7 +100,7 @@ func (a *Agent) onWritten(ds []files.Delivery) { a.consumers.Written(changes(ds)
 func changes(ds []files.Delivery) []consumers.Change {
 	out := make([]consumers.Change, len(ds))
 	for i, d := range ds {
-		out[i] = consumers.Change{Target: d.Target, Generation: d.Generation, Leaf: d.Leaf, Repaired: d.Repaired}
+		out[i] = consumers.Change{Target: d.Target, Generation: d.Generation, Leaves: d.Leaves, Repaired: d.Repaired}
 	}
 	return out
 }

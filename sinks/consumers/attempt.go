@@ -261,9 +261,7 @@ func (c *consumer) leaves(group []string) [][]byte {
 	defer c.mu.Unlock()
 	var out [][]byte
 	for _, t := range group {
-		if leaf := c.delivered[t].leaf; leaf != nil {
-			out = append(out, leaf)
-		}
+		out = append(out, c.delivered[t].leaves...)
 	}
 	return out
 }

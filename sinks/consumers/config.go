@@ -49,9 +49,9 @@ type Change struct {
 	Target string
 	// Generation tells what is written from what was and will be there.
 	Generation int64
-	// Leaf is the certificate in it that a Proof looks for, in DER; nil if
-	// there is none.
-	Leaf []byte
+	// Leaves are the certificates in it, in DER. A Proof looks for one of those
+	// that are for its name.
+	Leaves [][]byte
 	// Repaired says that the file is again what it was: somebody else had
 	// changed it.
 	Repaired bool

@@ -30,7 +30,7 @@ type consumer struct {
 // A delivery is what is in a target.
 type delivery struct {
 	generation int64
-	leaf       []byte // nil if there is none
+	leaves     [][]byte
 }
 
 const (
@@ -71,7 +71,7 @@ func (c *consumer) take(changes []Change) {
 		delete(c.noted, ch.Target)
 		delete(c.rolledBack, ch.Target)
 		c.changed[ch.Target] = c.changed[ch.Target] || !ch.Repaired
-		c.delivered[ch.Target] = delivery{ch.Generation, ch.Leaf}
+		c.delivered[ch.Target] = delivery{ch.Generation, ch.Leaves}
 	}
 	c.wakeUp()
 }

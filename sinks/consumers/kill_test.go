@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 func changesOf(ds []files.Delivery) []Change {
 	out := make([]Change, len(ds))
 	for i, d := range ds {
-		out[i] = Change{Target: d.Target, Generation: d.Generation, Leaf: d.Leaf, Repaired: d.Repaired}
+		out[i] = Change{Target: d.Target, Generation: d.Generation, Leaves: d.Leaves, Repaired: d.Repaired}
 	}
 	return out
 }

@@ -36,8 +36,8 @@ type record struct {
 
 // written is what was noted of a target.
 type written struct {
-	Leaf       string `json:"leaf,omitempty"` // its name in Leaves
-	Generation int64  `json:"generation"`
+	Leaves     []string `json:"leaves,omitempty"` // their names in the record's Leaves
+	Generation int64    `json:"generation"`
 }
 
 // manyTargets is up to how many targets are written down one by one: each is a
@@ -54,24 +54,29 @@ func (r record) with(changes []Change, now time.Time) (record, bool) {
 		if r.Many {
 			break
 		}
-		leaf := nameOf(ch.Leaf)
-		if _, known := r.Leaves[leaf]; leaf != "" && !known {
-			r.Leaves = maps.Clone(r.Leaves)
-			if r.Leaves == nil {
-				r.Leaves = map[string][]byte{}
-			}
-			r.Leaves[leaf], dirty = ch.Leaf, true
+		w := written{Generation: ch.Generation}
+		r.Leaves = writable(r.Leaves)
+		for _, leaf := range ch.Leaves {
+			name := nameOf(leaf)
+			w.Leaves = append(w.Leaves, name)
+			r.Leaves[name] = leaf
 		}
-		r.Targets = maps.Clone(r.Targets)
-		if r.Targets == nil {
-			r.Targets = map[string]written{}
-		}
-		r.Targets[ch.Target], dirty = written{leaf, ch.Generation}, true
+		r.Targets = writable(r.Targets)
+		r.Targets[ch.Target], dirty = w, true
 	}
 	if len(r.Targets) > manyTargets {
 		r.Targets, r.Leaves, r.Many = nil, nil, true
 	}
 	return r, dirty
+}
+
+// writable is a copy of a map, also of none.
+func writable[V any](m map[string]V) map[string]V {
+	out := maps.Clone(m)
+	if out == nil {
+		out = map[string]V{}
+	}
+	return out
 }
 
 // settled is the record once all targets but some are taken up.
@@ -82,6 +87,14 @@ func (r record) settled(left map[string]bool) record {
 	r.Failures, r.RetryAt, r.Error, r.Hint = 0, time.Time{}, "", ""
 	r.Targets = maps.Clone(r.Targets)
 	maps.DeleteFunc(r.Targets, func(t string, _ written) bool { _, ok := left[t]; return !ok })
+	needed := map[string]bool{}
+	for _, w := range r.Targets {
+		for _, name := range w.Leaves {
+			needed[name] = true
+		}
+	}
+	r.Leaves = maps.Clone(r.Leaves)
+	maps.DeleteFunc(r.Leaves, func(name string, _ []byte) bool { return !needed[name] })
 	return r
 }
 
@@ -100,7 +113,11 @@ func (r record) recover(of Consumer, generation func(string) (int64, error)) (ta
 		case noted:
 			targets = append(targets, t.Path)
 			if err == nil && gen == w.Generation {
-				deliveries[t.Path] = delivery{gen, r.Leaves[w.Leaf]}
+				d := delivery{generation: gen}
+				for _, name := range w.Leaves {
+					d.leaves = append(d.leaves, r.Leaves[name])
+				}
+				deliveries[t.Path] = d
 			}
 		case changedSince(t.Path, r.Since):
 			targets = append(targets, t.Path)
@@ -121,9 +138,6 @@ func changedSince(path string, since time.Time) bool {
 }
 
 func nameOf(leaf []byte) string {
-	if leaf == nil {
-		return ""
-	}
 	sum := sha256.Sum256(leaf)
 	return hex.EncodeToString(sum[:8])
 }

@@ -101,6 +101,7 @@ func (b *batch) write(jobs []*job) {
 			for _, j := range jobs {
 				j.err = &Error{Path: j.t.path, Op: "prepare", Err: err}
 			}
+			b.tellUnwritten(jobs)
 			return
 		}
 	}
@@ -142,6 +143,15 @@ func (b *batch) write(jobs []*job) {
 	b.fs.memory.keep()
 	if len(done) > 0 && b.fs.cfg.Written != nil {
 		b.fs.cfg.Written(deliveries(done))
+	}
+	b.tellUnwritten(jobs)
+}
+
+// tellUnwritten tells of the jobs that failed.
+func (b *batch) tellUnwritten(jobs []*job) {
+	failed := slices.DeleteFunc(slices.Clone(jobs), func(j *job) bool { return j.err == nil })
+	if len(failed) > 0 && b.fs.cfg.Unwritten != nil {
+		b.fs.cfg.Unwritten(deliveries(failed))
 	}
 }
 

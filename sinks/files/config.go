@@ -62,8 +62,8 @@ type Delivery struct {
 	Generation int64
 	// Items are what is in it.
 	Items []Item
-	// Leaf is the leaf of its first certificate in DER; nil if there is none.
-	Leaf []byte
+	// Leaves are those of its certificates in DER; nil if there is none.
+	Leaves [][]byte
 	// Repaired is set if it was written because of a Drift, and not because an
 	// item changed.
 	Repaired bool
@@ -106,6 +106,9 @@ type Config struct {
 	// Written is called after targets were replaced and are on disk, before
 	// Publish returns. It may be nil.
 	Written func([]Delivery)
+	// Unwritten is called with what Writing was called for and could not be
+	// written, or not in full. It may be nil.
+	Unwritten func([]Delivery)
 	// Drifted is called once for each drift that was found; it may be nil.
 	Drifted func(Drift)
 	// Remembered is what Remember was given last; nil is nothing.

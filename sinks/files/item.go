@@ -53,16 +53,19 @@ func (its items) of(entries []*entry) []Item {
 	return out
 }
 
-// leaf is that of the first certificate of some entries, or nil.
-func (its items) leaf(entries []*entry) []byte {
+// leaves are those of the certificates of some entries, each once.
+func (its items) leaves(entries []*entry) [][]byte {
+	var out [][]byte
+	seen := map[ref]bool{}
 	for _, e := range entries {
 		for _, r := range e.needs {
-			if c := its[r].cert; c != nil && len(c.Chain) > 0 {
-				return c.Chain[0]
+			if c := its[r].cert; c != nil && len(c.Chain) > 0 && !seen[r] {
+				seen[r] = true
+				out = append(out, c.Chain[0])
 			}
 		}
 	}
-	return nil
+	return out
 }
 
 func secretRef(name string) ref      { return ref{Kind: kindSecret, Name: name} }

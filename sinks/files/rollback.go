@@ -39,7 +39,7 @@ func (fs *Files) Rollback(path string) error {
 		return &Error{Path: t.path, Op: "roll back", Err: err, Remedy: t.remedy(err)}
 	}
 	d.touched = true
-	t.generation, t.held, t.settled, t.marks = gen, true, false, map[string]mark{}
+	t.generation, t.held, t.heldFrom, t.settled, t.marks = gen, true, t.wanted(), false, map[string]mark{}
 	t.delivered, t.previous = t.previous, Delivery{}
 	t.delivered.Target, t.delivered.Generation = t.path, gen
 	fs.cfg.Log.Warn("previous version is back in place", "file", t.path, "generation", gen)

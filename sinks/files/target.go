@@ -33,6 +33,7 @@ type target struct {
 	delivered  Delivery        // guarded by mu: that generation
 	previous   Delivery        // guarded by mu: the one before it
 	held       bool            // guarded by mu: rolled back, and left so
+	heldFrom   string          // guarded by mu: what was wanted then
 	inPlace    bool            // guarded by mu: it cannot be renamed onto
 	since      time.Time       // guarded by mu: when it was written
 	reported   string          // guarded by mu: the drift that was told and is not repaired yet
@@ -101,11 +102,9 @@ func (t *target) give(r ref, it item) {
 	if !had || old != it {
 		t.settled = false
 	}
-	if had && old.version() != it.version() {
-		t.held = false
-	}
 	t.items[r] = it
 	delete(t.withdrawn, r)
+	t.release()
 }
 
 // take withdraws an item. What a file holds is removed if it was delivered by
@@ -203,7 +202,7 @@ func (t *target) deliver(entries []*entry, found int64, repaired bool) Delivery 
 }
 
 func (t *target) delivery(entries []*entry, generation int64) Delivery {
-	return Delivery{Target: t.path, Generation: generation, Items: t.items.of(entries), Leaf: t.items.leaf(entries)}
+	return Delivery{Target: t.path, Generation: generation, Items: t.items.of(entries), Leaves: t.items.leaves(entries)}
 }
 
 // compare says what about a file is not as it should be, or "".

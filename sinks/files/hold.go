@@ -1,0 +1,75 @@
+package files
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"slices"
+)
+
+// Wanted names what should be in a target: its items by their versions, and how
+// they are written, none of their values. It is the same in any process, and ""
+// while an item is missing.
+func (fs *Files) Wanted(path string) (string, error) {
+	t, err := fs.target(path)
+	if err != nil {
+		return "", err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.wanted(), nil
+}
+
+// Hold leaves a target as it is for as long as what should be in it is wanted, as
+// a Rollback of an earlier process has left it.
+func (fs *Files) Hold(path, wanted string) error {
+	t, err := fs.target(path)
+	if err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.held, t.heldFrom = true, wanted
+	return nil
+}
+
+// wanted is for Wanted.
+func (t *target) wanted() string {
+	entries, ok := t.present()
+	if !ok || len(entries) == 0 {
+		return ""
+	}
+	h := sha256.New()
+	for _, e := range entries {
+		fmt.Fprintf(h, "%q %d %d %o %s\n", e.name, e.attr.uid, e.attr.gid, e.attr.mode, e.identity(t.items))
+	}
+	return hex.EncodeToString(h.Sum(nil)[:16])
+}
+
+// release ends a Rollback or a Hold once something else is wanted than what did
+// not work.
+func (t *target) release() {
+	if !t.held {
+		return
+	}
+	if now := t.wanted(); now != "" && now != t.heldFrom {
+		t.held = false
+	}
+}
+
+// Revives are the secrets of which a Rollback would bring back another version
+// than the upstream has now, or one that is not known: nobody can use them.
+func (fs *Files) Revives(path string) (secrets []string, err error) {
+	t, err := fs.target(path)
+	if err != nil {
+		return nil, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, r := range t.needs() {
+		if r.Kind == kindSecret && !slices.Contains(t.previous.Items, Item{Secret: r.Name, Version: t.items[r].version()}) {
+			secrets = append(secrets, r.Name)
+		}
+	}
+	return secrets, nil
+}
