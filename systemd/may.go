@@ -5,16 +5,15 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/coreos/go-systemd/v22/dbus"
 	godbus "github.com/godbus/dbus/v5"
 )
 
 // UnitState is what a unit does: active, inactive, failed, activating, ... A
 // unit that does not exist is an error.
 func UnitState(ctx context.Context, unit string) (string, error) {
-	conn, err := dbus.NewSystemConnectionContext(ctx)
+	conn, err := connect(ctx, unit)
 	if err != nil {
-		return "", &UnitError{Unit: unit, Err: err}
+		return "", err
 	}
 	defer conn.Close()
 	var values [2]string
@@ -38,9 +37,9 @@ func MayReload(ctx context.Context, unit string) error {
 	if _, err := UnitState(ctx, unit); err != nil {
 		return err
 	}
-	conn, err := dbus.NewSystemConnectionContext(ctx)
+	conn, err := connect(ctx, unit)
 	if err != nil {
-		return &UnitError{Unit: unit, Err: err}
+		return err
 	}
 	defer conn.Close()
 	_, err = conn.ReloadUnitContext(ctx, unit, "isolate", nil)

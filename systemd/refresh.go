@@ -51,9 +51,9 @@ func canRefresh(p properties) (bool, error) {
 // again (RefreshOnReload=credentials). That is an error where [CanRefresh] says
 // no: nobody knows that property there.
 func Refreshes(ctx context.Context, unit string) (bool, error) {
-	conn, err := dbus.NewSystemConnectionContext(ctx)
+	conn, err := connect(ctx, unit)
 	if err != nil {
-		return false, &UnitError{Unit: unit, Err: err}
+		return false, err
 	}
 	defer conn.Close()
 	return refreshes(ctx, conn, unit)

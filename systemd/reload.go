@@ -25,6 +25,18 @@ func (e *UnitError) Error() string {
 
 func (e *UnitError) Unwrap() error { return e.Err }
 
+// errNoBus is a system bus that cannot be spoken with.
+var errNoBus = errors.New("no connection to the system bus")
+
+// connect connects to the service manager, on behalf of a unit.
+func connect(ctx context.Context, unit string) (*dbus.Conn, error) {
+	conn, err := dbus.NewSystemConnectionContext(ctx)
+	if err != nil {
+		return nil, &UnitError{Unit: unit, Err: fmt.Errorf("%w: %w", errNoBus, err)}
+	}
+	return conn, nil
+}
+
 // Hint says what an operator can do about it, or "".
 func (e *UnitError) Hint() string {
 	switch e.Result {
@@ -37,6 +49,9 @@ func (e *UnitError) Hint() string {
 	case "":
 		if refused(e.Err) {
 			return fmt.Sprintf("the rule for polkit is missing or does not list %s; make it again, as root: signet polkit --output %s", e.Unit, PolkitRulesPath)
+		}
+		if errors.Is(e.Err, errNoBus) {
+			return "units need systemd and its bus; see systemctl status dbus.socket, or reload by exec or signal"
 		}
 		return "it must exist and have ExecReload=; see systemctl cat " + e.Unit
 	}
@@ -53,9 +68,9 @@ func refused(err error) bool {
 // a reload job is done says that the unit's command succeeded, and not that the
 // service now uses what is new.
 func ReloadUnit(ctx context.Context, unit string) error {
-	conn, err := dbus.NewSystemConnectionContext(ctx)
+	conn, err := connect(ctx, unit)
 	if err != nil {
-		return &UnitError{Unit: unit, Err: err}
+		return err
 	}
 	defer conn.Close()
 	result := make(chan string, 1)

@@ -1,6 +1,9 @@
 package systemd
 
 import (
+	"errors"
+	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -25,10 +28,24 @@ func TestUnitErrorSaysWhatToDo(t *testing.T) {
 		{UnitError{Err: refusal}, "reload app.service: Permission denied", "signet polkit --output /etc/polkit-1/rules.d/50-signet.rules"},
 		{UnitError{Err: godbus.Error{Name: "org.freedesktop.systemd1.NoSuchUnit", Body: []any{"Unit app.service not found."}}},
 			"reload app.service: Unit app.service not found.", "systemctl cat app.service"},
+		{UnitError{Err: fmt.Errorf("%w: it is gone", errNoBus)}, "reload app.service: no connection to the system bus: it is gone", "dbus.socket"},
 	} {
 		tt.err.Unit = "app.service"
 		if got, hint := tt.err.Error(), tt.err.Hint(); got != tt.want || !strings.Contains(hint, tt.hint) {
 			t.Errorf("%q (%s), want %q (%s)", got, hint, tt.want, tt.hint)
+		}
+	}
+}
+
+// TestNoBusIsSaid holds that a host without systemd, or a bus that is away, is
+// told from a unit that cannot be reloaded.
+func TestNoBusIsSaid(t *testing.T) {
+	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path="+filepath.Join(t.TempDir(), "bus"))
+	_, state := UnitState(t.Context(), "app.service")
+	for _, err := range []error{state, ReloadUnit(t.Context(), "app.service"), MayReload(t.Context(), "app.service")} {
+		e, ok := errors.AsType[*UnitError](err)
+		if !ok || !strings.HasPrefix(err.Error(), "reload app.service: no connection to the system bus: ") || !strings.Contains(e.Hint(), "systemctl status dbus.socket") {
+			t.Errorf("error %v", err)
 		}
 	}
 }

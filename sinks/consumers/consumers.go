@@ -135,6 +135,11 @@ func (cs *Consumers) Check(ctx context.Context, name string) error {
 		if c.Name != name {
 			continue
 		}
+		for _, t := range c.tests(c.paths()) {
+			if _, err := find(t.Test[0]); err != nil {
+				return &Error{Consumer: name, Op: OpTest, Err: err}
+			}
+		}
 		for _, t := range c.ways(c.paths()) {
 			wctx, done := context.WithTimeout(ctx, 5*time.Second)
 			err := t.Way.Check(wctx)

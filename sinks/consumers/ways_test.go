@@ -192,6 +192,30 @@ func TestSignalIsSentToTheRightProcessOnly(t *testing.T) {
 	eventually(t, 5*time.Second, "the signal", func() bool { return hups() == 1 })
 }
 
+// A program that a consumer needs and that is not there is found before a reload
+// fails by it: that of the reload as well as that of the test before it.
+func TestCheckFindsMissingPrograms(t *testing.T) {
+	const missing = "/nowhere/program"
+	for _, tt := range []struct {
+		test, way []string
+		want      string
+	}{
+		{[]string{"true"}, []string{"true"}, ""},
+		{nil, []string{"true"}, ""},
+		{[]string{missing, "-t"}, []string{"true"}, `consumer "app": test: ` + missing + ": there is no such program"},
+		{[]string{"true"}, []string{missing}, `consumer "app": reload: ` + missing + ": there is no such program"},
+	} {
+		cs, err := New(Config{Store: newStore(), Files: newFiles(), Consumers: []Consumer{
+			{Name: "app", Targets: []Target{{Path: "/t/a", Test: tt.test, Way: Exec{Consumer: "app", Argv: tt.way}}}}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cs.Check(t.Context(), "app"); (err == nil) != (tt.want == "") || err != nil && err.Error() != tt.want {
+			t.Errorf("%v, %v: error %v, want %q", tt.test, tt.way, err, tt.want)
+		}
+	}
+}
+
 // The start of a process is known to a fraction of a second, whatever its name.
 func TestStartTime(t *testing.T) {
 	began := time.Now()
