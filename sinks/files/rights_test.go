@@ -1,7 +1,9 @@
 package files
 
 import (
+	"bytes"
 	"errors"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -69,6 +71,32 @@ func TestMissingRights(t *testing.T) {
 			tt.give(t, dir)
 			eventually(t, 5*time.Second, "it is written", func() bool { return holds(path, "second", 0o600) })
 		})
+	}
+}
+
+// A start finds nothing to complain of in a directory that can only be read, if
+// nothing was left there, and says what it cannot remove.
+func TestReadOnlyDirectoryAtAStart(t *testing.T) {
+	dir := tempDir(t)
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=755"); err != nil {
+		t.Skipf("no tmpfs: %v", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	left := filepath.Join(dir, nextPrefix+"left")
+	if err := os.WriteFile(left, []byte("half"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"none": "", "left": "read-only file system"} {
+		var said bytes.Buffer
+		if _, err := New(Config{Files: []File{{Path: filepath.Join(dir, name), Secret: "db"}}, Log: slog.New(slog.NewTextHandler(&said, nil))}); err != nil {
+			t.Fatal(err)
+		}
+		if (said.Len() > 0) != (want != "") || !strings.Contains(said.String(), want) {
+			t.Errorf("%s: said %q, want %q", name, said.String(), want)
+		}
 	}
 }
 
