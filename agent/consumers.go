@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -40,7 +41,7 @@ func (a *Agent) makeConsumers() (err error) {
 			continue
 		}
 		add(consumerOf(f), consumers.Target{
-			Path: f.Target(), Test: f.Test, Way: wayOf(f), Limit: f.Reload.Limit(),
+			Path: f.Target(), Test: f.Test, Way: a.wayOf(f), Limit: f.Reload.Limit(),
 			Proof: consumers.Proof{Address: f.Prove.TLS, ServerName: f.Prove.ServerName, StartTLS: f.Prove.StartTLS,
 				Within: f.Prove.TimeLimit(), Connections: f.Prove.Tries()},
 		})
@@ -64,7 +65,7 @@ func consumerOf(f config.File) string {
 }
 
 // wayOf is how a consumer is told, or nil.
-func wayOf(f config.File) consumers.Way {
+func (a *Agent) wayOf(f config.File) consumers.Way {
 	r := f.Reload
 	switch {
 	case r.Unit != "":
@@ -75,11 +76,8 @@ func wayOf(f config.File) consumers.Way {
 		return consumers.Signal{PIDFile: r.Signal.PIDFile, Name: r.Signal.Name(), Program: r.Signal.Program}
 	case r.HAProxy.Socket != "":
 		cert := r.HAProxy.CertName(f.Path)
-		file := f.Path
-		if file == "" { // of a set it is the one that HAProxy knows
-			file = cert
-		}
-		return consumers.HAProxy{Socket: r.HAProxy.Socket, Cert: cert, File: file}
+		name := filepath.Base(cert) // of a set it is the file that HAProxy knows
+		return consumers.HAProxy{Socket: r.HAProxy.Socket, Cert: cert, Read: func() ([]byte, error) { return a.files.Read(f.Target(), name) }}
 	case r.Redis.Address != "":
 		way := consumers.Redis{Address: r.Redis.Address, CAFile: r.Redis.CAFile, Username: r.Redis.Username,
 			CertFile: r.Redis.Cert(f.Path), KeyFile: r.Redis.Key(f.Path)}

@@ -64,7 +64,7 @@ var recipes = []recipe{
 		start:   func(s *server) []string { return []string{s.program, "-db", "-f", s.file} },
 		after:   exchange(httpRequest, "HTTP/1.1 200"),
 		refusal: "commit ssl cert",
-		owner:   [2]string{`    mode: "0640"`, `    owner: nobody`}, unreadable: "web.pem: permission denied", fencedAgent: true,
+		owner:   [2]string{`    mode: "0640"`, `    owner: nobody`}, unreadable: `web.pem": read: permission denied`, fencedAgent: true,
 	},
 	{
 		page: "postgresql", program: "/usr/lib/postgresql/15/bin/postgres", port: "5432", dirs: []string{"/etc/postgresql", "/var/lib/postgresql/15"},

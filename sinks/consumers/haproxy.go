@@ -16,23 +16,30 @@ import (
 )
 
 // HAProxy replaces a certificate through the runtime socket, without a reload.
-// It lasts as long as the process does; File is what the next one reads.
+// It lasts as long as the process does; the file that was delivered is what the
+// next one reads.
 type HAProxy struct {
 	// Socket is the path of the runtime socket, with level admin.
 	Socket string
 	// Cert is the name that HAProxy knows the certificate by.
 	Cert string
-	// File holds certificate, chain and key.
-	File string
+	// Read gives that file: certificate, chain and key. Whoever may write to its
+	// directory could else have another's key sent, so what was not delivered
+	// must be an error.
+	Read func() ([]byte, error)
 }
 
 func (h HAProxy) String() string { return "haproxy " + h.Socket + " " + h.Cert }
 
 // Reload is for Way.
 func (h HAProxy) Reload(ctx context.Context) error {
-	bundle, leaf, err := readBundle(h.File)
+	content, err := h.Read()
 	if err != nil {
 		return err
+	}
+	bundle, leaf, err := payload(content)
+	if err != nil {
+		return fmt.Errorf("the file for %s: %w", h.Cert, err)
 	}
 	answer, err := h.ask(ctx, "set ssl cert "+h.Cert+" <<\n"+bundle+"\n")
 	if err == nil && !strings.Contains(answer, "Transaction ") {
@@ -111,14 +118,10 @@ func plainNet(ctx context.Context, err error) error {
 	return err
 }
 
-// readBundle reads a PEM file as a payload: its blocks and nothing else. An
-// empty line would end the payload, and HAProxy would take what follows, key
-// included, for commands.
-func readBundle(path string) (text string, leaf *x509.Certificate, err error) {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return "", nil, withHint("the agent has to be able to read the file; give it a group and leave out the owner", "%w", err)
-	}
+// payload makes one of a PEM file: its blocks and nothing else. An empty line
+// would end the payload, and HAProxy would take what follows, key included, for
+// commands.
+func payload(b []byte) (text string, leaf *x509.Certificate, err error) {
 	var out bytes.Buffer
 	for {
 		var block *pem.Block
@@ -126,19 +129,19 @@ func readBundle(path string) (text string, leaf *x509.Certificate, err error) {
 			break
 		}
 		if len(block.Headers) > 0 || len(block.Bytes) == 0 {
-			return "", nil, fmt.Errorf("%s: a %s in it is not as HAProxy reads it", path, block.Type)
+			return "", nil, fmt.Errorf("a %s in it is not as HAProxy reads it", block.Type)
 		}
 		if err := pem.Encode(&out, block); err != nil {
 			return "", nil, err
 		}
 		if leaf == nil && block.Type == "CERTIFICATE" {
 			if leaf, err = x509.ParseCertificate(block.Bytes); err != nil {
-				return "", nil, fmt.Errorf("%s: %w", path, err)
+				return "", nil, err
 			}
 		}
 	}
 	if leaf == nil {
-		return "", nil, fmt.Errorf("%s: there is no certificate in it", path)
+		return "", nil, errors.New("there is no certificate in it")
 	}
 	return out.String(), leaf, nil
 }

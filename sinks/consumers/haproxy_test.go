@@ -2,6 +2,7 @@ package consumers
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"maps"
 	"net"
@@ -10,7 +11,10 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
+
+	"github.com/signet-agent/signet/sinks/files"
 )
 
 // fakeHAProxy is a runtime socket. It answers by the first word of a command,
@@ -65,10 +69,7 @@ func (h *fakeHAProxy) serve(c net.Conn) {
 func TestHAProxyServesWhatItsFileHolds(t *testing.T) {
 	ca := newCA(t)
 	first, second := ca.issue(t, "web.example"), ca.issue(t, "web.example")
-	file := filepath.Join(tempDir(t), "web.pem")
-	if err := os.WriteFile(file, pemBundle(second), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	read := func() ([]byte, error) { return pemBundle(second), nil }
 	good := map[string]string{"set": "Transaction created for certificate web!\n", "commit": "Committing web.\nSuccess!\n", "show": "Serial: " + second.Serial + "\n", "abort": "none\n"}
 	with := func(word, answer string) map[string]string {
 		m := maps.Clone(good)
@@ -88,7 +89,7 @@ func TestHAProxyServesWhatItsFileHolds(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			h := newFakeHAProxy(t, tt.answers)
-			err := HAProxy{Socket: h.address, Cert: "web", File: file}.Reload(t.Context())
+			err := HAProxy{Socket: h.address, Cert: "web", Read: read}.Reload(t.Context())
 			if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("error %v, want %q", err, tt.want)
 			}
@@ -104,6 +105,53 @@ func TestHAProxyServesWhatItsFileHolds(t *testing.T) {
 			}
 			if _, payload, _ := strings.Cut(h.told[0], "\n"); payload != string(pemBundle(second))+"\n" {
 				t.Error("it was sent another bundle than its file has")
+			}
+		})
+	}
+}
+
+// HAProxy never gets the key of another consumer: what the owner of the directory
+// plants in place of the file is not read, and not waited for.
+func TestHAProxyIsNotSentWhatWasPlanted(t *testing.T) {
+	ca := newCA(t)
+	web, other := ca.issue(t, "web.example"), ca.issue(t, "other.example")
+	victim := filepath.Join(tempDir(t), "victim.pem")
+	if err := os.WriteFile(victim, pemBundle(other), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, plant := range map[string]func(path string) error{
+		"link":         func(path string) error { return os.Symlink(victim, path) },
+		"hard link":    func(path string) error { return os.Link(victim, path) },
+		"another file": func(path string) error { return os.WriteFile(path, pemBundle(other), 0o600) },
+		"FIFO":         func(path string) error { return syscall.Mkfifo(path, 0o600) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(tempDir(t), "web.pem")
+			fs, err := files.New(files.Config{Files: []files.File{{Path: path, Certificate: "web"}}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := fs.PublishCertificate(web); err != nil {
+				t.Fatal(err)
+			}
+			h := newFakeHAProxy(t, map[string]string{"set": "Transaction created\n", "commit": "Success!\n", "show": "Serial: " + web.Serial + "\n"})
+			way := HAProxy{Socket: h.address, Cert: path, Read: func() ([]byte, error) { return fs.Read(path, "") }}
+			if err := way.Reload(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			h.mu.Lock()
+			h.told = nil
+			h.mu.Unlock()
+			if err := errors.Join(os.Remove(path), plant(path)); err != nil {
+				t.Fatal(err)
+			}
+			if err := way.Reload(t.Context()); err == nil || !strings.Contains(err.Error(), "not what was delivered") {
+				t.Errorf("error %v", err)
+			}
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			if len(h.told) != 0 {
+				t.Errorf("it was told %d commands", len(h.told))
 			}
 		})
 	}

@@ -232,14 +232,9 @@ func TestStartTime(t *testing.T) {
 
 // What HAProxy is sent has no empty line: it would take the rest for commands.
 func TestHAProxyPayloadHasNoEmptyLine(t *testing.T) {
-	dir := tempDir(t)
-	path := filepath.Join(dir, "all.pem")
 	c := newCA(t).issue(t, "web.example")
 	text := strings.ReplaceAll(string(pemBundle(c)), "-----\n-----BEGIN", "-----\n\n \nshow env\n\n-----BEGIN")
-	if err := os.WriteFile(path, []byte("# a comment\n\n"+text+"\n\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	got, leaf, err := readBundle(path)
+	got, leaf, err := payload([]byte("# a comment\n\n" + text + "\n\n"))
 	if err != nil {
 		t.Fatal(err)
 	}

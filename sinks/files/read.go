@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 
@@ -15,8 +16,9 @@ import (
 // followed, nothing but a regular file is read, and none that is another's.
 //
 // Of what an earlier process has left in place, or a Rollback, the content may
-// not be known. It then has to belong to whom it should, and to have no other
-// name: the owner of the directory can put nothing there but what is theirs.
+// not be known. It then has to belong to whom it should or to the agent, and to
+// have no other name: the owner of the directory can put nothing there but what
+// is theirs.
 func (fs *Files) Read(path, name string) ([]byte, error) {
 	t, err := fs.target(path)
 	if err != nil {
@@ -69,14 +71,18 @@ func (t *target) readDelivered(d *dir, e *entry) ([]byte, error) {
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return nil, err
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Nlink != 1 || int(st.Uid) != e.attr.uid {
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Nlink != 1 {
 		return nil, errNotDelivered
+	}
+	m, known := t.marks[e.name]
+	if uid := int(st.Uid); !known && uid != e.attr.uid && uid != os.Geteuid() {
+		return nil, fmt.Errorf("it belongs to user %d", uid)
 	}
 	content, err := readAll(f, maxRead)
 	if err != nil {
 		return nil, cause(err)
 	}
-	if m, known := t.marks[e.name]; known && m.sum != sha256.Sum256(content) {
+	if known && m.sum != sha256.Sum256(content) {
 		return nil, errNotDelivered
 	}
 	return content, nil
