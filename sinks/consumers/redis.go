@@ -89,7 +89,9 @@ func (r Redis) dial(ctx context.Context) (net.Conn, error) {
 }
 
 // roundTrip sends a command as RESP has it and reads the first line of the
-// answer. An error names the command, never its arguments.
+// answer. An error names the command, never its arguments. The server may: it
+// repeats those of a command that it does not know. So of what it says to a
+// log-in only the kind of the error is told.
 func roundTrip(ctx context.Context, c net.Conn, in *bufio.Reader, args []string) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "*%d\r\n", len(args))
@@ -104,9 +106,22 @@ func roundTrip(ctx context.Context, c net.Conn, in *bufio.Reader, args []string)
 		return fmt.Errorf("%s: %w", args[0], plainNet(ctx, err))
 	}
 	if text, failed := strings.CutPrefix(line, "-"); failed {
+		if args[0] == "AUTH" {
+			return withHint("see whether the server takes AUTH, and give username and password of the reload", "AUTH: the server answers %s", loginError(text))
+		}
 		return &hinted{fmt.Errorf("%s: %w", args[0], errors.New(clean(text))), redisHint(text)}
 	}
 	return nil
+}
+
+// loginError is the kind of an error, if it is one that Redis has.
+func loginError(text string) string {
+	kind, _, _ := strings.Cut(text, " ")
+	switch kind {
+	case "ERR", "WRONGPASS", "NOAUTH", "NOPERM", "DENIED", "LOADING", "BUSY", "MASTERDOWN":
+		return kind
+	}
+	return "with an error"
 }
 
 // redisHint is what can be done about an answer.

@@ -346,6 +346,20 @@ func TestRedisRefusalIsAnError(t *testing.T) {
 			t.Errorf("%s: error %v", answer, err)
 		}
 	}
+	// Some servers repeat what they were sent: the password is not to be said on.
+	const password = "SuperSecretRedisPw"
+	for answer, want := range map[string]string{
+		"-ERR unknown command 'AUTH', with args beginning with: '" + password + "'": "AUTH: the server answers ERR",
+		"-WRONGPASS invalid username-password pair " + password:                     "AUTH: the server answers WRONGPASS",
+		"-" + password + " is no command":                                           "AUTH: the server answers with an error",
+	} {
+		address, _ := fakeRedis(t, map[string]string{"AUTH": answer, "CONFIG": "+OK"})
+		err := Redis{Address: address, CertFile: "/t/c", KeyFile: "/t/k",
+			Password: func() (secret.Value, error) { return secret.New([]byte(password)), nil }}.Reload(t.Context())
+		if h, ok := errors.AsType[*hinted](err); !ok || h.Error() != want || strings.Contains(h.Error()+h.Hint(), password) {
+			t.Errorf("%s: error %v, want %s", answer, err, want)
+		}
+	}
 	if err := (Redis{Address: "/nowhere/s"}).Reload(t.Context()); err == nil {
 		t.Error("no server: no error")
 	}
