@@ -170,7 +170,7 @@ func (a *Agent) makeSecrets() error {
 	}
 	for name, c := range a.cfg.Secrets {
 		a.refresher.items[name] = &secretItem{
-			name: name, share: share(a.host, name), index: -1, lane: lanes[c.Upstream],
+			name: name, of: bindingOf(name, c, a.cfg.Upstreams[c.Upstream]), share: share(a.host, name), index: -1, lane: lanes[c.Upstream],
 			spec:  secretSpec{Upstream: c.Upstream, TTL: c.TTL.Or(0), MaxStale: c.MaxStale.Or(config.DefaultMaxStale)},
 			fetch: a.services[c.Upstream].fetcher(c), after: a.services[c.Upstream].enrolled(),
 		}

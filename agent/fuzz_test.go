@@ -42,10 +42,10 @@ func FuzzSealedBlob(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	good, _ := heldAt(time.Unix(1, 0)).seal(s)
+	good, _ := heldAt(time.Unix(1, 0)).seal(s, binding{})
 	f.Add(good)
 	f.Fuzz(func(t *testing.T, blob []byte) {
-		if h, _, err := unseal(s, "db", blob, nil); err == nil && string(blob) != string(good) {
+		if h, _, err := unseal(s, "db", binding{}, blob, nil); err == nil && string(blob) != string(good) {
 			t.Fatalf("a blob that nobody sealed opened as %+v", h)
 		}
 	})

@@ -33,6 +33,7 @@ type refresher struct {
 // A secretItem is one secret and what is known of it.
 type secretItem struct {
 	name  string
+	of    binding // of its sealed entry
 	spec  secretSpec
 	share float64
 	fetch func(context.Context) (upstream.Secret, error)
@@ -63,7 +64,7 @@ func (r *refresher) load(blobs map[string][]byte) {
 		if blob, ok := blobs[name]; ok {
 			var h *held
 			var err error
-			if h, buf, err = unseal(r.sealer, name, blob, buf); err != nil {
+			if h, buf, err = unseal(r.sealer, name, it.of, blob, buf); err != nil {
 				r.log.Error("cached secret not used; it will be fetched anew", "secret", name, "err", err)
 			} else {
 				it.held = it.spec.bound(h.notAhead(now, it.spec.ttl(h.TTL)))

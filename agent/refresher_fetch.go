@@ -115,7 +115,7 @@ func (r *refresher) accept(it *secretItem, a upstream.Secret, asked time.Time) e
 	before := it.held
 	r.mu.Unlock()
 	h, changed := before.answered(a, asked)
-	blob, h := h.seal(r.sealer)
+	blob, h := h.seal(r.sealer, it.of)
 	for _, v := range a.Fields {
 		v.Wipe()
 	}
@@ -178,7 +178,7 @@ func (r *refresher) refusedBy(it *secretItem, err error) {
 // purged writes down that there is no value any more. Where that cannot be
 // done, the next failure tries again: a start must not bring the value back.
 func (r *refresher) purged(it *secretItem, h *held) bool {
-	blob, _ := h.seal(r.sealer)
+	blob, _ := h.seal(r.sealer, it.of)
 	err := r.save(it.name, blob)
 	if err != nil {
 		r.log.Error("purged secret is still in the store, sealed", "secret", it.name, "err", err)

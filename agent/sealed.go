@@ -2,12 +2,13 @@ package agent
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
+	"github.com/signet-agent/signet/agent/config"
 	"github.com/signet-agent/signet/internal/secret"
 	"github.com/signet-agent/signet/sinks"
 )
@@ -33,10 +34,24 @@ type sealedField struct {
 // sealedForm begins each entry.
 const sealedForm = 2
 
-func sealedAs(name string) string { return "secret " + strconv.Quote(name) }
+// A binding is what a sealed entry is of, which is not in it but must be known to
+// open it: a value is never taken for that of another item. It is a digest, as
+// each entry in memory has its own.
+type binding [16]byte
+
+// bindingOf binds to the name of a secret and to what the configuration says it
+// is: an item of an upstream. Where the upstream is reached may change.
+func bindingOf(name string, c config.Secret, u config.Upstream) binding {
+	item := []string{c.Upstream, "credential", c.Credential, "info", c.Info, "secret", c.Secret}
+	if c.Application {
+		item = []string{c.Upstream, "application of", u.Auth.ClientID}
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, "secret %q is %q", name, item))
+	return binding(sum[:len(binding{})])
+}
 
 // seal is the entry of h, and h with its values in there.
-func (h *held) seal(s *sealer) (blob []byte, sealed *held) {
+func (h *held) seal(s *sealer, of binding) (blob []byte, sealed *held) {
 	head := sealedHead{Version: h.Version, Count: h.Count, FetchedAt: h.FetchedAt, Expires: h.Expires, TTL: h.TTL}
 	room := 0
 	for _, f := range h.Fields {
@@ -49,18 +64,16 @@ func (h *held) seal(s *sealer) (blob []byte, sealed *held) {
 	for _, f := range h.Fields {
 		plain = f.Value.AppendTo(plain)
 	}
-	as := sealedAs(h.Name)
-	blob = s.seal(as, plain)
+	blob = s.box.Seal(nil, plain, of[:])
 	n := *h
-	n.Fields = head.values(s.box.Keep(blob, []byte(as)), len(begin))
+	n.Fields = head.values(s.box.Keep(blob, of[:]), len(begin))
 	return blob, &n
 }
 
 // unseal takes up the entry of a secret. It opens it in buf, which it wipes and
 // returns for the next.
-func unseal(s *sealer, name string, blob, buf []byte) (*held, []byte, error) {
-	as := []byte(sealedAs(name))
-	plain, err := s.box.Open(buf[:0], blob, as)
+func unseal(s *sealer, name string, of binding, blob, buf []byte) (*held, []byte, error) {
+	plain, err := s.box.Open(buf[:0], blob, of[:])
 	if err != nil {
 		return nil, buf, fmt.Errorf("sealed secret %q: %w", name, err)
 	}
@@ -70,7 +83,7 @@ func unseal(s *sealer, name string, blob, buf []byte) (*held, []byte, error) {
 		return nil, plain, fmt.Errorf("sealed secret %q: %w", name, err)
 	}
 	h := &held{Count: head.Count, Expires: head.Expires, TTL: head.TTL,
-		Secret: sinks.Secret{Name: name, Version: head.Version, FetchedAt: head.FetchedAt, Fields: head.values(s.box.Keep(blob, as), size)}}
+		Secret: sinks.Secret{Name: name, Version: head.Version, FetchedAt: head.FetchedAt, Fields: head.values(s.box.Keep(blob, of[:]), size)}}
 	return h, plain, nil
 }
 
