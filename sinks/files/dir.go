@@ -19,7 +19,6 @@ const (
 	tmpPrefix   = ".signet-" // of temporary files: .signet-PID-RANDOM.tmp
 	tmpSuffix   = ".tmp"
 	prevPrefix  = ".signet-prev-"    // what a file held before
-	nextPrefix  = ".signet-next-"    // what is about to be exchanged with it
 	markPrefix  = ".signet-writing-" // there while a file is written in place
 	storePrefix = ".signet-set-"     // the directory with the generations of a set
 )

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -94,8 +95,10 @@ func (fs *Files) tidy() {
 				fs.cfg.Log.Warn("left-over temporary files not removed", "dir", t.dir, "err", err)
 			}
 		}
-		if err := d.remove(nextPrefix + t.base); err != nil {
-			fs.cfg.Log.Warn("left-over temporary file not removed", "file", t.path, "err", err)
+		if t.set == nil && !t.entries[0].KeepPrevious { // of a configuration that had it kept; there may be a key in it
+			if err := d.remove(prevPrefix + t.base); err != nil {
+				fs.cfg.Log.Warn("previous version not removed, which is not kept any more", "file", t.path, "err", err)
+			}
 		}
 	}
 }
@@ -126,6 +129,17 @@ func (fs *Files) WithdrawSecret(name string) error {
 // check looks whether a target is as it should be.
 func (fs *Files) check(t *target) {
 	_ = fs.apply([]*target{t}, func(*target) {}) // settle has told the log
+}
+
+// look checks a target because something may have happened to it. One that could
+// not be written waits for its time: the failed write was an event as well.
+func (fs *Files) look(t *target) {
+	t.mu.Lock()
+	waits := t.err != nil && time.Now().Before(t.due)
+	t.mu.Unlock()
+	if !waits {
+		fs.check(t)
+	}
 }
 
 // Status is the state of all targets, by path.

@@ -82,7 +82,7 @@ func TestReadOnlyDirectoryAtAStart(t *testing.T) {
 		t.Skipf("no tmpfs: %v", err)
 	}
 	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
-	left := filepath.Join(dir, nextPrefix+"left")
+	left := filepath.Join(dir, prevPrefix+"left")
 	if err := os.WriteFile(left, []byte("half"), 0o600); err != nil {
 		t.Fatal(err)
 	}

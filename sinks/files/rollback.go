@@ -48,16 +48,16 @@ func (fs *Files) Rollback(path string) error {
 
 func (t *target) rollbackFile(d *dir) (int64, error) {
 	prev := prevPrefix + t.base
-	st, err := d.stat(prev)
-	if err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return 0, ErrNoPrevious
+	st, err := d.previous(t.base)
+	if err != nil {
+		return 0, err
 	}
 	if t.inPlace || d.isMount(t.base) {
 		old, err := d.read(prev, maxRead)
 		if err != nil {
 			return 0, cause(err)
 		}
-		if _, err := t.overwrite(d, old, st.Mtim.Nano()); err != nil {
+		if _, err := t.overwrite(d, old, t.entries[0].attr, st.Mtim.Nano()); err != nil {
 			return 0, err
 		}
 	} else if err := unix.Renameat(d.fd(), prev, d.fd(), t.base); err != nil {

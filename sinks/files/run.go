@@ -80,7 +80,7 @@ func (r *runner) run(ctx context.Context) error {
 
 func (r *runner) event(ev fsnotify.Event) {
 	if t := r.fs.targets[ev.Name]; t != nil {
-		r.fs.check(t)
+		r.fs.look(t)
 		return
 	}
 	t := r.of[filepath.Dir(ev.Name)]
@@ -88,7 +88,7 @@ func (r *runner) event(ev fsnotify.Event) {
 		t = r.of[ev.Name] // the generation itself
 	}
 	if t != nil {
-		r.fs.check(t)
+		r.fs.look(t)
 		return
 	}
 	name := filepath.Clean(ev.Name)
@@ -150,7 +150,7 @@ func (t *target) watchable() string {
 
 func (r *runner) checkAll() {
 	for _, t := range r.fs.targets {
-		r.fs.check(t)
+		r.fs.look(t)
 	}
 }
 

@@ -28,7 +28,10 @@ func (t *target) writeFile(b *batch, j *job) (st unix.Stat_t, err error) {
 		return t.writeInPlace(b, j)
 	}
 	if e.KeepPrevious && !j.drift {
-		st, err = j.d.exchange(t.base, c, e.attr, n)
+		var unkept error
+		if st, unkept, err = j.d.exchange(t.base, c, e.attr, n); unkept != nil {
+			t.unkept(b, unkept)
+		}
 	} else {
 		st, err = j.d.replace(t.base, c, e.attr, n)
 	}
@@ -47,31 +50,49 @@ func (t *target) writeFile(b *batch, j *job) (st unix.Stat_t, err error) {
 }
 
 // exchange is replace, but what the file held before stays as the previous one.
-func (d *dir) exchange(name string, content []byte, a attributes, generation int64) (st unix.Stat_t, err error) {
+// The new content comes under the name of the previous one first, and then they
+// change places, in one step: after a crash the previous one is what was in the
+// file last, or it is later than the file and none (see previous).
+func (d *dir) exchange(name string, content []byte, a attributes, generation int64) (st unix.Stat_t, unkept, err error) {
 	old, err := d.stat(name)
 	if err != nil || old.Mode&unix.S_IFMT != unix.S_IFREG {
-		return d.replace(name, content, a, generation)
+		st, err = d.replace(name, content, a, generation)
+		return st, nil, err
 	}
-	next := nextPrefix + name
-	if err := d.remove(next); err != nil { // a crash has left it
-		return st, err
+	if d.isMount(name) { // or it would be known only after the previous one is lost
+		return st, nil, unix.EBUSY
 	}
-	if _, err = d.create(next, content, a, generation); err != nil {
-		return st, err
+	tmp, prev := tempName(), prevPrefix+name
+	if _, err := d.create(tmp, content, a, generation); err != nil {
+		return st, nil, err
 	}
-	err = unix.Renameat2(d.fd(), next, d.fd(), name, unix.RENAME_EXCHANGE)
-	switch {
-	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOSYS): // a file system that cannot: nothing previous then
-		err = unix.Renameat(d.fd(), next, d.fd(), name)
-	case err == nil:
-		err = unix.Renameat(d.fd(), next, d.fd(), prevPrefix+name)
+	if unkept = os.NewSyscallError("rename", unix.Renameat(d.fd(), tmp, d.fd(), prev)); unkept != nil {
+		prev = tmp // something is in the way there, and none of the file's business
+		err = unix.Renameat(d.fd(), tmp, d.fd(), name)
+	} else if err = unix.Renameat2(d.fd(), prev, d.fd(), name, unix.RENAME_EXCHANGE); errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
+		unkept = errors.New("the file system cannot exchange files")
+		err = unix.Renameat(d.fd(), prev, d.fd(), name)
 	}
 	if err != nil {
-		_ = unix.Unlinkat(d.fd(), next, 0)
-		return st, os.NewSyscallError("rename", err)
+		_ = unix.Unlinkat(d.fd(), prev, 0)
+		return st, nil, os.NewSyscallError("rename", err)
 	}
 	d.touched = true
-	return d.stat(name)
+	st, err = d.stat(name)
+	return st, unkept, err
+}
+
+// previous is what a file held before, if that is kept. What is not older than
+// the file was never in it.
+func (d *dir) previous(name string) (st unix.Stat_t, err error) {
+	st, err = d.stat(prevPrefix + name)
+	if err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return st, ErrNoPrevious
+	}
+	if now, err := d.stat(name); err == nil && now.Mtim.Nano() <= st.Mtim.Nano() {
+		return st, ErrNoPrevious
+	}
+	return st, nil
 }
 
 // isMount reports whether something is mounted on a name.
@@ -81,21 +102,27 @@ func (d *dir) isMount(name string) bool {
 	return err == nil && stx.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
 }
 
+// unkept says that the file is written and cannot be rolled back.
+func (t *target) unkept(b *batch, err error) {
+	b.fs.cfg.Log.Warn("nothing is kept to roll back to", "file", t.path, "err", err)
+}
+
 // writeInPlace writes over a file that cannot be replaced. While that lasts a
 // marker lies beside it, and one that a crash has left has the file written
 // again. The file is never empty: it is cut to its length at the end.
 func (t *target) writeInPlace(b *batch, j *job) (st unix.Stat_t, err error) {
 	e, d := t.entries[0], j.d
-	if e.KeepPrevious && !j.drift {
+	if _, half := d.stat(markPrefix + t.base); e.KeepPrevious && !j.drift && half != nil { // what is half written is no previous one
 		if err := t.copyPrevious(d); err != nil {
-			b.fs.cfg.Log.Warn("nothing is kept to roll back to", "file", t.path, "err", err)
+			t.unkept(b, err)
 		}
 	}
-	return t.overwrite(d, j.contents[0].bytes, j.delivery.Generation)
+	return t.overwrite(d, j.contents[0].bytes, e.attr, j.delivery.Generation)
 }
 
-func (t *target) overwrite(d *dir, content []byte, generation int64) (st unix.Stat_t, err error) {
-	fd, err := openStep(d.fd(), t.base, unix.O_WRONLY|unix.O_NONBLOCK)
+// overwrite writes the file in place. If it fails the file has what it had.
+func (t *target) overwrite(d *dir, content []byte, a attributes, generation int64) (st unix.Stat_t, err error) {
+	fd, err := openStep(d.fd(), t.base, unix.O_RDWR|unix.O_NONBLOCK)
 	if err != nil {
 		return st, os.NewSyscallError("open in place", err)
 	}
@@ -107,20 +134,28 @@ func (t *target) overwrite(d *dir, content []byte, generation int64) (st unix.St
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return st, errors.New("what is mounted is not a regular file")
 	}
-	if err := d.setMark(t.base); err != nil {
-		return st, fmt.Errorf("marker: %w", err)
+	old, err := readAll(f, maxRead)
+	if err != nil {
+		return st, cause(err)
 	}
-	a := t.entries[0].attr
+	// Room for all of it first: with a full disk no byte is changed.
+	if err := unix.Fallocate(fd, unix.FALLOC_FL_KEEP_SIZE, 0, int64(len(content))); err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
+		return st, os.NewSyscallError("make room", err)
+	}
 	if err := a.dress(fd); err != nil { // before the content, as in create
 		return st, err
 	}
-	if _, err := f.WriteAt(content, 0); err != nil {
-		return st, cause(err)
+	half := false
+	if _, err := d.stat(markPrefix + t.base); err == nil {
+		half = true // the old content is none to go back to
+	} else if err := d.setMark(t.base); err != nil {
+		return st, fmt.Errorf("marker: %w", err)
 	}
-	if err := f.Truncate(int64(len(content))); err != nil {
-		return st, cause(err)
-	}
-	if err := f.Sync(); err != nil {
+	if err := writeOver(f, content); err != nil {
+		if !half && writeOver(f, old) == nil {
+			_ = stampTime(fd, st.Mtim.Nano())
+			_ = d.removeMark(t.base) // one that stays only means that this is no previous one
+		}
 		return st, cause(err)
 	}
 	if err := stampTime(fd, generation); err != nil && !errors.Is(err, unix.EPERM) {
@@ -130,6 +165,17 @@ func (t *target) overwrite(d *dir, content []byte, generation int64) (st unix.St
 		return st, err
 	}
 	return st, d.removeMark(t.base)
+}
+
+// writeOver makes content that of an open file, and has it on the disk.
+func writeOver(f *os.File, content []byte) error {
+	if _, err := f.WriteAt(content, 0); err != nil {
+		return err
+	}
+	if err := f.Truncate(int64(len(content))); err != nil {
+		return err
+	}
+	return f.Sync()
 }
 
 // copyPrevious keeps a copy of what is in the file now.

@@ -318,7 +318,7 @@ func (t *target) purgeWithdrawn(b *batch) error {
 	if t.set != nil {
 		return t.purgeSet(b.fs, d)
 	}
-	for _, name := range []string{prevPrefix + t.base, nextPrefix + t.base, t.base} {
+	for _, name := range []string{prevPrefix + t.base, t.base} {
 		err := d.remove(name)
 		if errors.Is(err, unix.EBUSY) {
 			return &Error{Path: t.path, Op: "remove", Err: errors.New("the value was withdrawn, but something is mounted here and cannot be removed"),
