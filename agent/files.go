@@ -31,15 +31,20 @@ func (a *Agent) makeFiles() (err error) {
 			c.Files = append(c.Files, fileOf(f.Path, f, f.Content, f.Access))
 			continue
 		}
-		s := files.Set{Dir: f.Dir, Keep: f.Generations()}
-		for _, name := range slices.Sorted(maps.Keys(f.Entries)) {
-			e := f.Entries[name]
-			s.Entries = append(s.Entries, fileOf(name, f, e.Content, accessOf(e, f)))
-		}
-		c.Sets = append(c.Sets, s)
+		c.Sets = append(c.Sets, setOf(f))
 	}
 	a.files, err = files.New(c)
 	return err
+}
+
+// setOf is a set of files as the sink wants it.
+func setOf(f config.File) files.Set {
+	s := files.Set{Dir: f.Dir, Keep: f.Generations()}
+	for _, name := range slices.Sorted(maps.Keys(f.Entries)) {
+		e := f.Entries[name]
+		s.Entries = append(s.Entries, fileOf(name, f, e.Content, accessOf(e, f)))
+	}
+	return s
 }
 
 // fileOf is one file as the sink wants it. What it held before is kept where

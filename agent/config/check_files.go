@@ -4,6 +4,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"text/template/parse"
 
@@ -45,6 +46,7 @@ func (k *checker) file(at string, f File) {
 		if k.unless(f.Path != "", at+".path", "missing; a file has a path, or a set of files a dir") {
 			k.absolute(at+".path", f.Path)
 			k.unless(!strings.HasSuffix(f.Path, "/"), at+".path", "is a directory; for a set of files use dir")
+			k.clean(at+".path", f.Path)
 		}
 		k.content(at, f.Content)
 		k.unless(!k.has(at+".entries"), at+".entries", "is for a set of files, with dir")
@@ -57,8 +59,15 @@ func (k *checker) file(at string, f File) {
 	k.prove(at, f)
 }
 
+// clean refuses a path with "//", "/./" or ".." in it.
+func (k *checker) clean(at, path string) {
+	clean := filepath.Clean(path)
+	k.unless(path == "" || path == clean, at, "%q is not the shortest way to write it; write %q", clip(path), clip(clean))
+}
+
 func (k *checker) set(at string, f File) {
 	k.absolute(at+".dir", f.Dir)
+	k.clean(at+".dir", f.Dir)
 	k.unless(filepath.Clean(f.Dir) != "/", at+".dir", "is the whole file system; give the set a directory of its own")
 	for _, field := range []string{"secret", "certificate", "field", "format", "template", "password"} {
 		k.unless(!k.has(at+"."+field), at+"."+field, "belongs into one of the entries")
@@ -166,12 +175,22 @@ func (k *checker) template(at string, c Content) {
 
 func (k *checker) access(at string, a Access) {
 	k.mode(at+".mode", a.Mode)
+	k.account(at+".owner", a.Owner)
+	k.account(at+".group", a.Group)
 	for i, e := range a.ACL {
 		parts := strings.Split(e, ":")
 		ok := len(parts) == 3 && slices.Contains([]string{"u", "g", "user", "group"}, parts[0]) && parts[1] != "" &&
 			parts[2] != "" && strings.Trim(parts[2], "rwx-") == ""
-		k.unless(ok, index(at+".acl", i), "%q is not an ACL entry; write it like u:app:r", clip(e))
+		if k.unless(ok, index(at+".acl", i), "%q is not an ACL entry; write it like u:app:r", clip(e)) {
+			k.account(index(at+".acl", i), parts[1])
+		}
 	}
+}
+
+// account refuses the number that is nobody's: to the kernel it is "no change".
+func (k *checker) account(at, name string) {
+	n, err := strconv.ParseUint(name, 10, 64)
+	k.unless(err != nil || n < 1<<32-1, at, "%q is no number of a user or group; the highest is 4294967294", clip(name))
 }
 
 func (k *checker) reload(at string, f File) {

@@ -96,7 +96,7 @@ func (k *checker) issuer(at string, i Issuance) {
 	if !k.unless(ok, at+".issuer", "there is no upstream %q; %s", clip(i.Issuer), guess(i.Issuer, k.c.Upstreams)) {
 		return
 	}
-	k.unless(u.Type != OAuth2, at+".issuer", "%q is an oauth2 upstream, which issues no certificates", i.Issuer)
+	k.unless(u.Type != OAuth2 && u.Type != Senhasegura, at+".issuer", "%q is %s upstream, which issues no certificates", i.Issuer, a(u.Type))
 	k.unless(i.CA == "" || u.Type == CipherTrust, at+".ca", "is for a ciphertrust issuer, and %q is %s; remove it", i.Issuer, a(u.Type))
 	k.unless(i.CA != "" || u.Type != CipherTrust, at+".ca", "missing; a ciphertrust issuer has several, name one by id or name")
 	k.unless(i.Profile == "" || u.Type == ManPKI, at+".profile", "is for a manpki issuer, and %q is %s; remove it", i.Issuer, a(u.Type))

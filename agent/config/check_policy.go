@@ -115,20 +115,14 @@ func (k *checker) host() {
 	}
 	for i, f := range k.c.Files {
 		at := index("files", i)
-		k.owners(at, f.Access)
+		k.label(at, f.Access)
 		for name := range sortedKeys(f.Entries) {
-			k.owners(join(at+".entries", name), f.Entries[name].Access)
+			k.label(join(at+".entries", name), f.Entries[name].Access)
 		}
 	}
 }
 
-func (k *checker) owners(at string, a Access) {
-	if a.Owner != "" {
-		k.user(at+".owner", a.Owner)
-	}
-	if a.Group != "" {
-		k.group(at+".group", a.Group)
-	}
+func (k *checker) label(at string, a Access) {
 	if a.SELinux != "" {
 		_, err := os.Stat("/sys/fs/selinux/enforce")
 		k.unless(err == nil, at+".selinux", "SELinux is not enabled on this host, so that nobody would heed the label; remove it")

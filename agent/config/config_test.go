@@ -231,32 +231,47 @@ func TestUnreadable(t *testing.T) {
 	}
 }
 
-// TestCheckKnowsTheHost holds that a policy or file that names somebody who
-// does not exist is refused, at the place where he is named; and a label where
-// there is no SELinux.
+// TestCheckKnowsTheHost holds that a policy that names somebody who does not
+// exist is refused, at the place where he is named; a label where there is no
+// SELinux; and what others find.
 func TestCheckKnowsTheHost(t *testing.T) {
 	c := mustParse(t, minimal+`
 upstreams: {cm: {type: ciphertrust, url: "https://c.example", auth: {grant: password}}}
 secrets: {db: {upstream: cm, secret: x}}
 files:
-  - {path: /x, secret: db, field: value, owner: no-such-user-1, group: root}
-  - {dir: /y, entries: {a.b: {secret: db, field: value, group: no-such-group-1}}}
+  - {path: /x, secret: db, field: value}
+  - {dir: /y, entries: {a.b: {secret: db, field: value}}}
   - {path: /z, secret: db, field: value, selinux: "system_u:object_r:cert_t:s0"}
 policy:
   - callers: {users: [root, 4242, no-such-user-2], groups: [root, no-such-group-2]}
     allow: {secrets: [db]}
 `)
-	err := c.Check()
+	_, err := c.Check(func(r *Report) {
+		r.Fault("files[0].path", "is not liked")
+		r.Fault("files[1].entries.\"a.b\"", "is not liked")
+		r.Warning("files[1]", "is not nice")
+	})
 	label := "files[2].selinux "
 	if _, err := os.Stat("/sys/fs/selinux/enforce"); err == nil {
 		label = ""
 	}
-	want := "files[0].owner files[1].entries.\"a.b\".group " + label + "policy[0].callers.users[2] policy[0].callers.groups[1]"
+	want := "files[0].path files[1].entries.\"a.b\" " + label + "policy[0].callers.users[2] policy[0].callers.groups[1]"
 	if got := strings.Join(faultsOf(err), " "); got != want {
 		t.Errorf("faults at %s\nwant      %s", got, want)
 	}
-	if err == nil || !strings.HasPrefix(err.Error(), "signet.yaml:6:49: ") {
+	if err == nil || !strings.HasPrefix(err.Error(), "signet.yaml:6:12: files[0].path: is not liked\n") {
 		t.Errorf("no place in %v", err)
+	}
+}
+
+// TestWarnings holds that a warning has its place, and is no fault.
+func TestWarnings(t *testing.T) {
+	c := mustParse(t, minimal+`
+state_dir: /var/lib/x
+`)
+	warnings, err := c.Check(func(r *Report) { r.Warning("state_dir", "is not nice") })
+	if err != nil || len(warnings) != 1 || warnings[0].Error() != "signet.yaml:3:12: state_dir: is not nice" {
+		t.Errorf("%v, %v", warnings, err)
 	}
 }
 

@@ -41,6 +41,10 @@ type decodable interface {
 // fault records what is wrong with what is at path, or with what is nearest to
 // it if that is not in the file.
 func (d *decoder) fault(path, what, hint string) {
+	d.faults = append(d.faults, d.faultOf(path, what, hint))
+}
+
+func (d *decoder) faultOf(path, what, hint string) Fault {
 	f := Fault{File: d.file, Line: 1, Col: 1, Path: path, What: what, Hint: hint}
 	for p := path; p != ""; p = parent(p) {
 		if at, ok := d.places[p]; ok {
@@ -48,7 +52,7 @@ func (d *decoder) fault(path, what, hint string) {
 			break
 		}
 	}
-	d.faults = append(d.faults, f)
+	return f
 }
 
 func (d *decoder) faultAt(tk *token.Token, path, what, hint string) {

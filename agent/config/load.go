@@ -85,19 +85,39 @@ func sorted(faults []Fault) *Errors {
 }
 
 // Check looks at what only the host itself can answer: whether the users and
-// groups exist that a policy or a file names, and whether the agent on it serves
-// the types of the upstreams. It opens no network connection.
-// An error is an [*Errors].
-func (c *Config) Check() error {
+// groups exist that a policy names, and whether the agent on it serves the types
+// of the upstreams. More adds what other packages find, and may be nil. It opens
+// no network connection. An error is an [*Errors].
+func (c *Config) Check(more func(*Report)) (warnings []Fault, err error) {
 	d := newDecoder(c.source)
 	d.places = c.places
-	k := newChecker(c, d)
-	k.host()
+	r := &Report{k: newChecker(c, d)}
+	r.k.host()
+	if more != nil {
+		more(r)
+	}
 	if len(d.faults) > 0 {
-		return sorted(d.faults)
+		return nil, sorted(d.faults)
 	}
 	c.places = nil // as large as the rest, and nothing more is looked for
-	return nil
+	return sorted(r.warnings).Faults, nil
+}
+
+// A Report takes what others than this package know of a configuration.
+type Report struct {
+	k        *checker
+	warnings []Fault
+}
+
+// At is the place of a key in what is at path.
+func (r *Report) At(path, key string) string { return join(path, key) }
+
+// Fault says what keeps an agent with this configuration from starting.
+func (r *Report) Fault(path, what string) { r.k.unless(false, path, "%s", what) }
+
+// Warning says what will not work, while everything else will.
+func (r *Report) Warning(path, what string) {
+	r.warnings = append(r.warnings, r.k.d.faultOf(path, what, ""))
 }
 
 // ParseEnrolment reads the one-time user name and password of a first

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/signet-agent/signet/agent"
 	"github.com/signet-agent/signet/agent/config"
 )
 
@@ -18,13 +19,20 @@ func newCheck(p *program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Check a configuration, and do nothing else",
-		Long: `Check everything of a configuration that can be checked offline. Each fault is a
-line FILE:LINE:COLUMN: what is wrong; what to do. Exit status 2 if there are any.`,
+		Long: `Check everything of a configuration that can be checked offline, on the host that
+it is for. Each fault is a line FILE:LINE:COLUMN: what is wrong; what to do. Exit
+status 2 if there are any. A warning is about what does not work yet, such as a
+file for a user whom its package has still to make.`,
 		Args: exactly(),
 		RunE: func(*cobra.Command, []string) error {
-			c, err := loadConfig(file)
+			c, warnings, err := checkConfig(file)
 			if err != nil {
 				return err
+			}
+			for _, w := range warnings {
+				if _, err := fmt.Fprintln(p.stderr, "signet: warning: "+printable(w.Error())); err != nil {
+					return err
+				}
 			}
 			_, err = fmt.Fprintf(p.stdout, "%s: ok: upstreams %d, identities %d, secrets %d, certificates %d, files %d, rules %d\n",
 				file, len(c.Upstreams), len(c.Identities), len(c.Secrets), len(c.Certificates), len(c.Files), len(c.Policy))
@@ -60,18 +68,23 @@ func configFlag(cmd *cobra.Command, file *string) {
 	cmd.Flags().StringVar(file, "config", defaultConfig, "the configuration `file`")
 }
 
-// loadConfig reads a configuration and holds it against this host. All its
-// faults, and a file that cannot be read, are bad usage.
+// loadConfig is checkConfig for those who do not mind warnings.
 func loadConfig(file string) (*config.Config, error) {
-	c, err := config.Load(file)
-	if err == nil {
-		err = c.Check()
+	c, _, err := checkConfig(file)
+	return c, err
+}
+
+// checkConfig reads a configuration and holds it against this host. All its
+// faults, and a file that cannot be read, are bad usage.
+func checkConfig(file string) (c *config.Config, warnings []config.Fault, err error) {
+	if c, err = config.Load(file); err == nil {
+		warnings, err = agent.CheckConfig(c)
 	}
 	if err != nil {
 		if _, faults := errors.AsType[*config.Errors](err); !faults {
 			err = &usageError{err: err, hint: "name the configuration with --config"}
 		}
-		return nil, err
+		return nil, nil, err
 	}
-	return c, nil
+	return c, warnings, nil
 }

@@ -1,0 +1,96 @@
+package agent
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/signet-agent/signet/agent/config"
+	"github.com/signet-agent/signet/agent/store"
+)
+
+// checked is a configuration with more lines, as `signet check` finds it.
+func checked(t *testing.T, more string) (*config.Config, []config.Fault, error) {
+	t.Helper()
+	dir := t.TempDir()
+	text := fmt.Sprintf(`state_dir: %[1]s
+runtime_dir: %[1]s
+hsm: {module: /nowhere.so, token: x, pin: {env: PIN}}
+identities: {host: {issuer: cm, ca: c, subject: {common_name: h}}}
+secrets: {db: {upstream: cm, secret: x}}
+certificates: {web: {issuer: cm, ca: c, dns_names: [w.example], key: {store: file}}}
+`, dir) + more
+	if !strings.Contains(more, "upstreams:") {
+		text += `upstreams: {cm: {type: ciphertrust, url: "https://c.example", auth: {grant: password}}}` + "\n"
+	}
+	cfg, err := config.Parse("f", []byte(text))
+	if err != nil {
+		return nil, nil, err
+	}
+	warnings, err := CheckConfig(cfg)
+	return cfg, warnings, err
+}
+
+// What a check accepts starts: the parts of the agent are made of it, and what
+// they would refuse the check refuses, with its place.
+func TestWhatACheckAcceptsStarts(t *testing.T) {
+	noPEM := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(noPEM, []byte("nothing\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	file := func(more string) string { return "files: [{path: /etc/x, secret: db, " + more + "}]\n" }
+	for _, tt := range []struct{ text, want string }{
+		{"", ""},
+		{file(`owner: root, group: "0", mode: "0640", acl: ["u:root:r", "g:daemon:rw-"]`), ""},
+		{file(`template: "{{ secret \"db\" \"value\" }} {{ (certificate \"web\").chain }}"`), ""},
+		{"files: [{dir: /etc/x, entries: {a.pem: {certificate: web}, b: {secret: db, format: json}}}]\n", ""},
+		{"policy: [{callers: {users: [root, 4242], groups: [0], units: [a.service]}, allow: {secrets: ['*'], keys: {host: [sign]}, proxy: {cm: ['GET /x']}}}]\n", ""},
+		{file(`acl: ["u:root:r", "u:0:w"]`), `f:7:9: files[0]: acl "u:0:w": is there twice`},
+		{file(`acl: ["u:4294967295:r"]`), "f:7:42: files[0].acl[0]: "},
+		{file(`owner: "4294967295"`), "f:7:43: files[0].owner: "},
+		{"files: [{dir: /etc/x, group: '4294967295', entries: {a: {certificate: web}}}]\n", "f:7:30: files[0].group: "},
+		{"files: [{path: /etc//x, secret: db}]\n", "f:7:16: files[0].path: "},
+		{"files: [{path: /etc/y/../x, secret: db}]\n", "f:7:16: files[0].path: "},
+		{"files: [{dir: /etc/x/, entries: {a: {certificate: web}}}]\n", "f:7:15: files[0].dir: "},
+		{"policy: [{callers: {users: ['4294967295']}, allow: {admin: true}}]\n", "f:7:29: policy[0].callers.users[0]: "},
+		{`upstreams: {cm: {type: ciphertrust, url: "https://c.example", auth: {grant: password}, ca_file: ` + noPEM + "}}\n",
+			"f:7:97: upstreams.cm.ca_file: " + noPEM + " holds no PEM certificate"},
+		{"certificates2: {}\n", "f:7:1: certificates2: "},
+	} {
+		cfg, warnings, err := checked(t, tt.text)
+		if tt.want != "" {
+			if err == nil || !strings.Contains("\n"+err.Error(), "\n"+tt.want) {
+				t.Errorf("%s the check says %v, want %q", tt.text, err, tt.want)
+			}
+			continue
+		}
+		if err != nil || len(warnings) > 0 {
+			t.Errorf("%s the check says %v %v", tt.text, err, warnings)
+			continue
+		}
+		st, err := store.Open(cfg.StatePath())
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, err := newAgent(cfg, Options{Log: slog.New(slog.DiscardHandler)}, st)
+		if err != nil {
+			t.Errorf("%s was accepted, and does not start: %v", tt.text, err)
+		} else if err := a.audit.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := st.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// What may yet come is a warning.
+func TestACheckWarns(t *testing.T) {
+	_, warnings, err := checked(t, `upstreams: {cm: {type: ciphertrust, url: "https://c.example", auth: {grant: password}, ca_file: /nowhere/ca.pem}}`+"\n")
+	if err != nil || len(warnings) != 1 || !strings.HasPrefix(warnings[0].Error(), "f:7:97: upstreams.cm.ca_file: open /nowhere/ca.pem: ") {
+		t.Errorf("%v, %v", warnings, err)
+	}
+}
