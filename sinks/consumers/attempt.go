@@ -78,7 +78,7 @@ func (c *consumer) reload(ctx context.Context, targets []string) error {
 	for _, t := range c.ways(targets) {
 		err := limited(ctx, t.Limit, t.Way.Reload)
 		if errors.Is(err, ErrNotRunning) && len(c.proofs(targets)) > 0 {
-			err = withHint("start it; a proof is configured, and nothing that is stopped can give one", "%s: it does not run", t.Way)
+			err = withHint("start it; a proof is configured, and nothing that is stopped can give one", "%s: %v", t.Way, err)
 		}
 		if err != nil {
 			return &Error{Consumer: c.Name, Op: OpReload, Err: err}
@@ -132,6 +132,10 @@ func (c *consumer) succeeded(outcome string, proven bool) {
 	c.cs.cfg.Log.Info("consumer reloaded", "consumer", c.Name, "proven", proven, "failures_before", failures)
 }
 
+// mostNotes is how much is said of what followed a failure: a consumer may have a
+// thousand files.
+const mostNotes = 3
+
 // failed puts the previous files back and reloads the consumer with them. That
 // a try failed is on disk first: a crash amid this leads to another try.
 func (c *consumer) failed(ctx context.Context, targets []string, cause error) {
@@ -158,6 +162,9 @@ func (c *consumer) failed(ctx context.Context, targets []string, cause error) {
 	c.mu.Lock()
 	rec = c.rec
 	rec.RetryAt = time.Now().Add(backoff(rec.Failures))
+	if more := len(notes) - mostNotes; more > 0 {
+		notes = append(notes[:mostNotes], fmt.Sprintf("and %d more", more))
+	}
 	if len(notes) > 0 {
 		rec.Error += "; " + strings.Join(notes, "; ")
 	}
@@ -181,7 +188,9 @@ func (c *consumer) keep(rec record) {
 	}
 }
 
-// rollBack puts back what can be put back, and says what cannot.
+// rollBack puts back what can be put back, and says what cannot. A secret that
+// was replaced does not come back: its upstream may have revoked it, and who is
+// started meanwhile would have that.
 func (c *consumer) rollBack(targets []string) (back, notes []string) {
 	for _, t := range targets {
 		c.mu.Lock()
@@ -190,7 +199,14 @@ func (c *consumer) rollBack(targets []string) (back, notes []string) {
 		if gen, err := c.cs.cfg.Files.Generation(t); !written || err != nil || gen != ours.generation {
 			continue // what is in place is not what was tried
 		}
-		if err := c.cs.cfg.Files.Rollback(t); err != nil {
+		secrets, err := c.cs.cfg.Files.Revives(t)
+		if err == nil && len(secrets) > 0 {
+			err = fmt.Errorf("%s: its upstream has replaced secret %s", t, strings.Join(secrets, ", "))
+		}
+		if err == nil {
+			err = c.cs.cfg.Files.Rollback(t)
+		}
+		if err != nil {
 			notes = append(notes, fmt.Sprintf("not rolled back: %v", err))
 			continue
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"syscall"
 	"time"
 )
 
@@ -23,6 +24,15 @@ type Way interface {
 
 // ErrNotRunning says that a consumer is stopped, as somebody wanted it to be.
 var ErrNotRunning = errors.New("it does not run")
+
+// orNotRunning makes that of an error with the pid file or the socket of a
+// consumer, if it says that nobody has made it or listens on it.
+func orNotRunning(err error) error {
+	if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED) {
+		return fmt.Errorf("%w: %w", ErrNotRunning, err)
+	}
+	return err
+}
 
 // A Target is a file, or the directory of a set of files, that a consumer reads.
 type Target struct {
@@ -101,6 +111,9 @@ type Files interface {
 	Redeliver(target string) error
 	// Generation is what is in place.
 	Generation(target string) (int64, error)
+	// Revives are the secrets that a Rollback of a target would bring back though
+	// their upstream has replaced them, as far as is known.
+	Revives(target string) (secrets []string, err error)
 }
 
 // Config configures Consumers.

@@ -6,7 +6,8 @@
 // a test of the new files, the reload, and a proof that connects to the consumer
 // and compares the certificate that it serves. When one fails, the previous
 // files come back, the consumer is reloaded with them, somebody is told, and
-// the new files are tried again later, ever less often.
+// the new files are tried again later, ever less often. A secret that its upstream
+// has replaced does not come back, see [Files].
 //
 // # Durable
 //
@@ -22,10 +23,12 @@
 //
 // # A consumer that does not run
 //
-// A unit that is stopped has nothing to reload, and reads its files when it is
-// started: that is noted and nothing else happens. Where a proof is configured
-// it fails, as there is nobody who could give it. A unit that has crashed, a
-// process or a socket that is not there is a failure always.
+// A consumer that is stopped has nothing to reload, and reads its files when it
+// is started: that is noted and nothing else happens. Stopped is a unit that is
+// inactive, a pid file or a socket that is not there, a socket that nobody
+// listens on. Where a proof is configured it fails, as there is nobody who could
+// give it. A unit that has crashed, and a process that is gone though its pid file
+// is there, are failures always.
 //
 // # Concurrency
 //

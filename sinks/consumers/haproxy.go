@@ -93,7 +93,7 @@ func (h HAProxy) ask(ctx context.Context, command string) (string, error) {
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "unix", h.Socket)
 	if err != nil {
-		return "", withHint("HAProxy does not run, or the agent may not use its `stats socket`", "%w", err)
+		return "", withHint("HAProxy does not run, or the agent may not use its `stats socket`", "%w", orNotRunning(err))
 	}
 	defer c.Close()
 	if deadline, ok := ctx.Deadline(); ok {

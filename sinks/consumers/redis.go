@@ -46,7 +46,7 @@ func (r Redis) Check(ctx context.Context) error { return r.call(ctx, "CONFIG", "
 func (r Redis) call(ctx context.Context, args ...string) error {
 	c, err := r.dial(ctx)
 	if err != nil {
-		return withHint("Redis does not run, or does not listen there", "%w", err)
+		return withHint("Redis does not run, or does not listen there", "%w", orNotRunning(err))
 	}
 	defer c.Close()
 	stop := context.AfterFunc(ctx, func() { c.Close() })
@@ -78,7 +78,7 @@ func (r Redis) dial(ctx context.Context) (net.Conn, error) {
 	}
 	text, err := os.ReadFile(r.CAFile)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("ca_file: %v", err) // which is not about whether the server runs
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(text) {

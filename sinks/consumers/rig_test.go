@@ -53,6 +53,7 @@ type memFiles struct {
 	newest   map[string]int64 // generation
 	calls    []string
 	noneLeft bool // there is no previous generation
+	revives  []string
 	queue    *Consumers
 }
 
@@ -101,6 +102,8 @@ func (f *memFiles) Generation(target string) (int64, error) {
 	}
 	return f.newest[target], nil
 }
+
+func (f *memFiles) Revives(string) ([]string, error) { return f.revives, nil }
 
 func (f *memFiles) isOld(target string) bool {
 	f.mu.Lock()

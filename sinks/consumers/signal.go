@@ -70,7 +70,7 @@ const staleHint = "remove the file if the service does not run; else restart the
 func (s Signal) open() (p process, err error) {
 	f, err := os.OpenFile(s.PIDFile, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return p, withHint("the service does not run, or writes its number elsewhere", "%w", err)
+		return p, withHint("the service does not run, or writes its number elsewhere", "%w", orNotRunning(err))
 	}
 	defer f.Close()
 	st, err := f.Stat()

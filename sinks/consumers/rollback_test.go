@@ -1,0 +1,116 @@
+package consumers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/signet-agent/signet/internal/secret"
+	"github.com/signet-agent/signet/sinks"
+	"github.com/signet-agent/signet/sinks/files"
+)
+
+// A pid file that is not there, and a socket that nobody listens on, are as a unit
+// that is stopped: no failure, and the new files stay. It is one where the process
+// has died, and where a proof is wanted.
+func TestWhoeverIsNotThereDoesNotRun(t *testing.T) {
+	dir := tempDir(t)
+	dead, silent := filepath.Join(dir, "dead.pid"), filepath.Join(dir, "silent.sock")
+	if err := os.WriteFile(dead, []byte("4194300"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("unix", silent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
+	l.Close()
+	read := func() ([]byte, error) { return pemBundle(newCA(t).issue(t, "web.example")), nil }
+	for name, tt := range map[string]struct {
+		way     Way
+		outcome string
+	}{
+		"no pid file":           {Signal{PIDFile: filepath.Join(dir, "no.pid"), Name: "HUP"}, OutcomeSkipped},
+		"a pid file, left over": {Signal{PIDFile: dead, Name: "HUP"}, OutcomeFailed},
+		"no socket":             {HAProxy{Socket: filepath.Join(dir, "no.sock"), Cert: "web", Read: read}, OutcomeSkipped},
+		"a socket, left over":   {HAProxy{Socket: silent, Cert: "web", Read: read}, OutcomeSkipped},
+		"no Redis":              {Redis{Address: silent}, OutcomeSkipped},
+		"no Redis over TCP":     {Redis{Address: "127.0.0.1:1"}, OutcomeSkipped},
+		"no CA of Redis":        {Redis{Address: "127.0.0.1:1", CAFile: filepath.Join(dir, "no.pem")}, OutcomeFailed},
+	} {
+		for _, proof := range []Proof{{}, {Address: "127.0.0.1:1", Within: time.Second}} {
+			t.Run(name+" "+proof.Address, func(t *testing.T) {
+				want := tt.outcome
+				if !proof.none() {
+					want = OutcomeFailed
+				}
+				files := newFiles()
+				r := start(t, newStore(), files, Consumer{Name: "app", Targets: []Target{{Path: "/f/a", Way: tt.way, Proof: proof}}})
+				r.deliver(t, "/f/a")
+				eventually(t, 3*time.Second, "the try", func() bool { o, _ := r.told(); return len(o) == 1 })
+				if o, _ := r.told(); o[0] != want || files.isOld("/f/a") != (want == OutcomeFailed) || r.Status()[0].Skipped != (want == OutcomeSkipped) {
+					t.Errorf("outcomes %v, old %v, %+v", o, files.isOld("/f/a"), r.Status()[0])
+				}
+			})
+		}
+	}
+}
+
+// What goes wrong with a new secret does not bring the old one back, which its
+// upstream may have revoked. It is tried again with the new one.
+func TestASecretThatWasReplacedDoesNotComeBack(t *testing.T) {
+	dir := tempDir(t)
+	log := filepath.Join(dir, "log")
+	path := filepath.Join(dir, "password")
+	hook := script(t, dir, "cat "+path+" >>"+log+"\nexit 1\n")
+	var cs *Consumers
+	fs, err := files.New(files.Config{Files: []files.File{{Path: path, Secret: "db", Field: "v", KeepPrevious: true}},
+		Writing: func(ds []files.Delivery) error { return cs.Writing(changesOf(ds)) },
+		Written: func(ds []files.Delivery) { cs.Written(changesOf(ds)) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := startOn(t, newStore(), fs, Consumer{Name: "app", Targets: []Target{{Path: path, Way: Exec{Argv: []string{hook}}}}})
+	cs = r.Consumers
+	for i, version := range []string{"old,", "new,"} {
+		s := &sinks.Secret{Name: "db", Version: version, Fields: sinks.FieldsOf(map[string]secret.Value{"v": secret.New([]byte(version))})}
+		if err := fs.PublishSecret(s); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, 5*time.Second, "the failure", func() bool { _, f := r.told(); return len(f) == i+1 })
+	}
+	s := r.Status()[0]
+	if s.RolledBack != nil || s.RetryAt.IsZero() || !strings.Contains(s.Error, "its upstream has replaced secret db") {
+		t.Errorf("status %+v", s)
+	}
+	if b, err := os.ReadFile(path); err != nil || string(b) != "new," {
+		t.Errorf("the file holds %q, %v", b, err)
+	}
+	if b, err := os.ReadFile(log); err != nil || string(b) != "old,new," {
+		t.Errorf("the consumer read %q, %v", b, err)
+	}
+}
+
+// However many files a consumer has, what is said of its failure is short.
+func TestAFailureIsToldInShort(t *testing.T) {
+	files := newFiles()
+	files.noneLeft = true
+	var n atomic.Int64
+	var targets []string
+	for i := range 10 {
+		targets = append(targets, fmt.Sprintf("/f/%d", i))
+	}
+	r := start(t, newStore(), files, counting("app", &n, func(context.Context) error { return errors.New("no") }, targets...))
+	r.deliver(t, targets...)
+	eventually(t, 3*time.Second, "the failure", func() bool { _, f := r.told(); return len(f) == 1 })
+	if s := r.Status()[0]; strings.Count(s.Error, "not rolled back") != mostNotes || !strings.HasSuffix(s.Error, "; and 7 more") {
+		t.Errorf("error %s", s.Error)
+	}
+}
