@@ -40,15 +40,29 @@ func (p Proof) limit() time.Duration {
 	return p.Within
 }
 
+// name is what the certificate has to be for.
+func (p Proof) name() string {
+	if p.ServerName != "" {
+		return p.ServerName
+	}
+	host, _, _ := net.SplitHostPort(p.Address) // else no connection is made
+	return host
+}
+
 // proofPause is between two looks at a consumer that still serves the old one.
 const proofPause = 100 * time.Millisecond
 
 // make connects until the consumer serves one of the leaves throughout, or time
-// is up, or stop says so.
+// is up, or stop says so. Of several leaves it has to be one of those that are
+// for the name.
 func (p Proof) make(ctx context.Context, leaves [][]byte, stop func() bool) error {
-	pinned, err := parseAll(leaves)
+	all, err := parseAll(leaves)
 	if err != nil {
 		return err
+	}
+	pinned := slices.DeleteFunc(slices.Clone(all), func(c *x509.Certificate) bool { return c.VerifyHostname(p.name()) != nil })
+	if len(pinned) == 0 {
+		pinned = all // the connection tells that the name is wrong
 	}
 	deadline := time.Now().Add(p.limit())
 	ctx, done := context.WithDeadline(ctx, deadline)
@@ -86,13 +100,6 @@ var errUseless = errors.New("the new certificate is served, and clients refuse i
 // it trusts, as roots: any other leaf fails, whoever signed it, and none needs
 // the roots of this host.
 func (p Proof) connect(ctx context.Context, pinned []*x509.Certificate) error {
-	host, _, err := net.SplitHostPort(p.Address)
-	if err != nil {
-		return err
-	}
-	if p.ServerName != "" {
-		host = p.ServerName
-	}
 	ctx, done := context.WithTimeout(ctx, 5*time.Second) // a connection that hangs must not use up all the time
 	defer done()
 	raw, err := new(net.Dialer).DialContext(ctx, "tcp", p.Address)
@@ -110,7 +117,7 @@ func (p Proof) connect(ctx context.Context, pinned []*x509.Certificate) error {
 		pool.AddCert(c)
 	}
 	seen := false
-	conn := tls.Client(raw, &tls.Config{RootCAs: pool, ServerName: host, MinVersion: tls.VersionTLS12,
+	conn := tls.Client(raw, &tls.Config{RootCAs: pool, ServerName: p.name(), MinVersion: tls.VersionTLS12,
 		VerifyConnection: func(cs tls.ConnectionState) error {
 			if seen = slices.ContainsFunc(pinned, cs.PeerCertificates[0].Equal); !seen {
 				return errors.New("not the delivered certificate")
@@ -121,11 +128,11 @@ func (p Proof) connect(ctx context.Context, pinned []*x509.Certificate) error {
 	if op, ok := errors.AsType[*net.OpError](err); ok && seen && op.Op == "remote error" {
 		return nil // it wants a certificate of us, but has shown its own
 	}
-	return p.explain(host, err, pinned)
+	return p.explain(err, pinned)
 }
 
 // explain says what is served in place of what was delivered.
-func (p Proof) explain(name string, err error, pinned []*x509.Certificate) error {
+func (p Proof) explain(err error, pinned []*x509.Certificate) error {
 	if err == nil {
 		return nil
 	}
@@ -135,10 +142,19 @@ func (p Proof) explain(name string, err error, pinned []*x509.Certificate) error
 	}
 	served := bad.UnverifiedCertificates[0]
 	if slices.ContainsFunc(pinned, served.Equal) {
-		return withHint("server_name must be one of the certificate's names", "%s as %q: %w: %w", p.Address, name, errUseless, bad.Err)
+		return withHint("server_name must be one of the certificate's names", "%s as %q: %w: %w", p.Address, p.name(), errUseless, bad.Err)
 	}
 	return withHint("its log says why it did not take up the new files, such as who may read the key",
-		"%s as %q serves serial %x and not %x", p.Address, name, served.SerialNumber, pinned[0].SerialNumber)
+		"%s as %q serves serial %x and not %s", p.Address, p.name(), served.SerialNumber, serials(pinned))
+}
+
+// serials are those of certificates, any of which would do.
+func serials(cs []*x509.Certificate) string {
+	var out []string
+	for _, c := range cs {
+		out = append(out, c.SerialNumber.Text(16))
+	}
+	return strings.Join(out, " or ")
 }
 
 func parseAll(ders [][]byte) ([]*x509.Certificate, error) {

@@ -118,6 +118,30 @@ func TestProofOfAWrongName(t *testing.T) {
 	}
 }
 
+// Of a set with several certificates the one for the name is looked for, wherever
+// among them it is. That another one of them is served for it is no proof.
+func TestProofOfOneOfSeveral(t *testing.T) {
+	ca := newCA(t)
+	other, before, after := ca.issue(t, "other.example"), ca.issue(t, "web.example"), ca.issue(t, "web.example")
+	leaves := [][]byte{other.Chain[0], after.Chain[0]}
+	for _, tt := range []struct {
+		serves *sinks.Certificate
+		want   string
+	}{{after, ""}, {before, "serves serial " + before.Serial + " and not " + after.Serial}, {other, "serves serial " + other.Serial + " and not " + after.Serial}} {
+		s := serve(t, config(t, tt.serves))
+		p := Proof{Address: s.address, ServerName: "web.example", Within: 300 * time.Millisecond}
+		if err := p.make(t.Context(), leaves, never); (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("serves %s: error %v, want %q", tt.serves.Serial, err, tt.want)
+		}
+	}
+	// Two for one name, such as one of each kind of key: either may be served.
+	s := serve(t, config(t, after))
+	p := Proof{Address: s.address, ServerName: "web.example", Within: 300 * time.Millisecond}
+	if err := p.make(t.Context(), [][]byte{before.Chain[0], after.Chain[0]}, never); err != nil {
+		t.Error(err)
+	}
+}
+
 // A server that wants a client certificate has shown its own by then.
 func TestProofWithoutAClientCertificate(t *testing.T) {
 	c := newCA(t).issue(t, "web.example")

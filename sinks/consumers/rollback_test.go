@@ -114,3 +114,44 @@ func TestAFailureIsToldInShort(t *testing.T) {
 		t.Errorf("error %s", s.Error)
 	}
 }
+
+// The rotation of any certificate of a set is proven by that one, and not by the
+// one whose file comes first.
+func TestASetWithSeveralCertificatesIsProven(t *testing.T) {
+	ca := newCA(t)
+	other, web := ca.issue(t, "other.example"), ca.issue(t, "web.example")
+	other.Name = "other"
+	s := serve(t, config(t, web))
+	dir := filepath.Join(tempDir(t), "tls")
+	var cs *Consumers
+	fs, err := files.New(files.Config{
+		Sets:    []files.Set{{Dir: dir, Keep: 1, Entries: []files.File{{Path: "a.pem", Certificate: "other"}, {Path: "web.pem", Certificate: "web"}}}},
+		Writing: func(ds []files.Delivery) error { return cs.Writing(changesOf(ds)) },
+		Written: func(ds []files.Delivery) { cs.Written(changesOf(ds)) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	reloaded := wayFunc{"reload", func(context.Context) error {
+		s.config.Store(config(t, web))
+		return nil
+	}}
+	r := startOn(t, newStore(), fs, Consumer{Name: "app", Targets: []Target{
+		{Path: dir, Way: reloaded, Proof: Proof{Address: s.address, ServerName: "web.example", Within: 2 * time.Second}}}})
+	cs = r.Consumers
+	if err := errors.Join(fs.PublishCertificate(other), fs.PublishCertificate(web)); err != nil {
+		t.Fatal(err)
+	}
+	outcomes := func(n int) {
+		t.Helper()
+		eventually(t, 5*time.Second, "the try", func() bool { o, _ := r.told(); return len(o) == n })
+		if o, f := r.told(); o[n-1] != OutcomeOK || r.Status()[0].ProvenAt.IsZero() {
+			t.Errorf("outcomes %v, failures %v", o, f)
+		}
+	}
+	outcomes(1)
+	web = ca.issue(t, "web.example")
+	if err := fs.PublishCertificate(web); err != nil {
+		t.Fatal(err)
+	}
+	outcomes(2)
+}
