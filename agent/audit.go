@@ -22,13 +22,14 @@ import (
 // auditKeyName is the key that signs the audit's chain. It is made in the first
 // token like any other, is in the ledger, and signs nothing else: no policy can
 // give its use away, only the sight of its public half.
-const auditKeyName = "audit"
+const auditKeyName = access.AuditKey
 
 // An auditSigner signs the audit's chain with a key of the token's, which it
 // makes.
 type auditSigner struct {
-	token *hsm.Token
-	path  string // of the audit file; the public keys lie beside it
+	token  *hsm.Token
+	path   string // of the audit file; the public keys lie beside it
+	memory *auditMemory
 
 	mu    sync.Mutex
 	known string // the key whose public half lies there; guarded by mu
@@ -81,7 +82,7 @@ func (s *auditSigner) published(ctx context.Context) (*hsm.Key, string, error) {
 		}
 		s.known = name
 	}
-	return key, name, nil
+	return key, name, s.memory.addKey(k.Generation, key.Public())
 }
 
 // prepare makes the key, so that no signature waits for that: the first may be
@@ -134,33 +135,6 @@ func publishKey(path, name string, pub crypto.PublicKey) error {
 		return err
 	}
 	return os.Rename(tmp.Name(), path)
-}
-
-// metaAuditHead is where the hash lies of a line that the audit file is known
-// to have, by the path of the file.
-const metaAuditHead = "audit-head:"
-
-// openAudit opens the audit. That its end was cut off while the agent did not
-// run only the state can tell.
-func (a *Agent) openAudit() error {
-	path := a.cfg.AuditPath()
-	known, err := a.store.Meta(metaAuditHead + path)
-	if err != nil {
-		return fmt.Errorf("read the end of the audit: %w", err)
-	}
-	a.audit, err = access.OpenAudit(access.AuditConfig{
-		Path: path, Allow: !a.cfg.Audit.Refuses(), Log: a.log, MaxSize: a.cfg.Audit.MaxSize(), Keep: a.cfg.Audit.Keep,
-		Sign: a.signer.sign, Known: string(known),
-		Remember: func(hash string) error { return a.store.SetMeta(metaAuditHead+path, []byte(hash)) },
-	})
-	if err != nil {
-		return err
-	}
-	if cut := a.audit.Cut(); cut != nil {
-		a.notices = append(a.notices, withHint(cut))
-		a.log.Error("audit was cut off", "err", cut, "hint", cut.Hint())
-	}
-	return nil
 }
 
 // record writes down what happened to an item of its own accord. What callers do

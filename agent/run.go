@@ -158,6 +158,7 @@ func (a *Agent) runSecrets(ctx context.Context) error {
 		}
 	}
 	a.refresher.load(blobs)
+	a.unlockAudit(a.refresher.sealer)
 	close(a.opened)
 	return a.refresher.run(ctx)
 }

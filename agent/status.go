@@ -102,7 +102,7 @@ type Runway struct {
 }
 
 func (a *Agent) status(now time.Time) *Status {
-	s := &Status{Version: a.opt.Version, StartedAt: a.started, Ready: true, Notices: a.notices}
+	s := &Status{Version: a.opt.Version, StartedAt: a.started, Ready: true, Notices: append(a.auditNotices(), a.notices...)}
 	if err := a.ready(now); err != nil {
 		s.Ready, s.Reason = false, err.Error()
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"context"
 	"crypto"
 	"crypto/x509"
 	"encoding/pem"
@@ -10,8 +9,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strconv"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -33,7 +30,7 @@ func newAudit(p *program) *cobra.Command {
 // newAuditVerify is `signet audit verify`, and by another name `signet key
 // verify-audit`.
 func newAuditVerify(p *program, name string) *cobra.Command {
-	var file, config, keys, prev string
+	var file, config, keys, head, prev string
 	cmd := &cobra.Command{
 		Use:   name,
 		Short: "Find any line of the audit that was changed, removed or moved",
@@ -41,38 +38,46 @@ func newAuditVerify(p *program, name string) *cobra.Command {
 hashes through the audit file and those that were set aside before it, and
 check the HSM's signatures in them. The public keys are those of --keys, else
 the running agent's, else the ones beside the audit file, which who can change
-the one can change as well. With --after only the one file is read.`,
+the one can change as well. The end is what --head says, else the running agent,
+else the file beside. A beginning that is missing is an error, unless the agent
+has removed it because of audit.keep, or --after says what it ended with; of one
+file alone, which --after leads to, the end is not demanded.`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			path, err := auditPath(file, config)
 			if err != nil {
 				return err
 			}
-			files := []string{path}
-			if prev == "" {
-				if files, err = access.AuditFiles(path); err != nil {
-					return fmt.Errorf("audit file: %w", err)
-				}
-			}
-			known, from, err := p.auditKeys(cmd.Context(), keys, path)
+			a, err := p.auditEvidence(cmd.Context(), path, keys, head)
 			if err != nil {
 				return err
 			}
-			return p.verifyAudit(access.Verifier{Head: prev, Keys: known}, path, files, from)
+			return p.verifyAudit(a, path, prev)
 		},
 	}
 	auditFlags(cmd, &file, &config)
 	cmd.Flags().StringVar(&keys, "keys", "", "`file` with the public keys of the signatures, in PEM")
-	cmd.Flags().StringVar(&prev, "after", "", "the `hash` that the file before this one ended with")
+	cmd.Flags().StringVar(&head, "head", "", "the `hash` of a line that has to be there, such as verify has printed")
+	cmd.Flags().StringVar(&prev, "after", "", "the `hash` that the file before the first one ended with")
 	return cmd
 }
 
 // verifyAudit reads the files, oldest first, and says how far they can be
 // trusted.
-func (p *program) verifyAudit(v access.Verifier, path string, files []string, from string) error {
+func (p *program) verifyAudit(a evidence, path, prev string) error {
+	files, err := access.AuditFiles(path)
+	if err != nil {
+		return fmt.Errorf("audit file: %w", err)
+	}
 	if len(files) == 0 {
 		return missingAudit(path)
 	}
+	if prev != "" {
+		if files, err = access.AuditFilesAfter(files, prev); err != nil {
+			return fmt.Errorf("audit file: %w", err)
+		}
+	}
+	v := access.Verifier{Head: prev, Keys: a.keys, End: a.end, Growing: a.running}
 	for _, name := range files {
 		f, err := os.Open(name)
 		if err != nil {
@@ -80,51 +85,33 @@ func (p *program) verifyAudit(v access.Verifier, path string, files []string, fr
 		}
 		err = v.Read(f)
 		if err = errors.Join(err, f.Close()); err != nil {
-			return fmt.Errorf("audit file %s: %w", name, err)
+			return fmt.Errorf("audit file %s: %w%s", name, err, a.keysNote())
 		}
 	}
-	if v.Cut != nil {
-		return fmt.Errorf("audit file %s: %w; the other %d lines are whole", path, v.Cut, v.Lines-1)
+	if err := v.Done(); err != nil {
+		return &auditError{path, err}
 	}
-	signed := "no public key is known, so no signature was checked"
+	switch {
+	case v.End == "" && prev == "":
+		return &endError{path}
+	case v.Stamps > 0 && v.Keys == nil:
+		return &keysError{path}
+	}
+	signed := "none of them signed"
 	if v.Keys != nil {
-		signed = fmt.Sprintf("%d of them signed (by the keys of %s), the last %d not yet", v.Signed, from, v.Unsigned)
+		signed = fmt.Sprintf("%d of them signed (by the keys of %s), the last %d not yet", v.Signed, a.keysFrom, v.Unsigned)
 	}
-	if v.Headless {
-		signed += "; what came before the first line is in none of them"
+	if v.End == "" {
+		a.endFrom = "nothing"
 	}
-	_, err := fmt.Fprintf(p.stdout, "%s: ok: %d lines in %d files, ends with %s; %s\n", path, v.Lines, len(files), v.Head, signed)
+	_, err = fmt.Fprintf(p.stdout, "%s: ok: %d lines in %d files, ends with %s (its end by the word of %s); %s%s\n",
+		path, v.Lines, len(files), v.Head, a.endFrom, signed, a.agentNote())
 	return err
 }
 
 // missingAudit says that there is no audit file.
 func missingAudit(path string) error {
 	return &missingError{what: "audit file " + path, hint: "name it with --file, or the agent's configuration with --config"}
-}
-
-// auditKeys are the public keys of the audit's signatures, and where they are
-// from.
-func (p *program) auditKeys(ctx context.Context, file, audit string) (map[string]crypto.PublicKey, string, error) {
-	if file != "" {
-		known, err := readKeys(file)
-		return known, file, err
-	}
-	from := access.AuditKeysFile(audit)
-	known, err := readKeys(from)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, "", err
-	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	if k, err := p.agent().Key(ctx, "audit"); err == nil {
-		if pub, err := k.Public(); err == nil {
-			if known == nil {
-				known = map[string]crypto.PublicKey{}
-			}
-			known["audit#"+strconv.Itoa(k.Generation)], from = pub, "the agent"
-		}
-	}
-	return known, from, nil
 }
 
 // readKeys reads public keys in PEM, each named by its header "Key".

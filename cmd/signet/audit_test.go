@@ -6,9 +6,14 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -54,15 +59,179 @@ func TestAuditVerifyFindsAChange(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, bad := range map[string][]byte{
-		"changed": bytes.Replace(data, []byte("two"), []byte("tow"), 1),
-		"cut":     data[:len(data)-3],
-		"removed": removeLine(data, "two"),
+		"changed":           bytes.Replace(data, []byte("two"), []byte("tow"), 1),
+		"cut":               data[:len(data)-3],
+		"removed":           removeLine(data, "two"),
+		"first":             removeLine(data, "audit.opened"),
+		"last":              removeLine(data, "three"),
+		"changed last line": bytes.Replace(data, []byte("three"), []byte("threw"), 1),
 	} {
 		if err := os.WriteFile(file, bad, 0o600); err != nil {
 			t.Fatal(err)
 		}
 		if status, out, errs := run(t, "audit", "verify", "--file", file); status != exitFailed || out != "" || !strings.Contains(errs, file+": line ") {
 			t.Errorf("%s: status %d, %q, %q", name, status, out, errs)
+		}
+	}
+	if err := os.Truncate(file, 0); err != nil {
+		t.Fatal(err)
+	}
+	if status, out, errs := run(t, "audit", "verify", "--file", file); status != exitFailed || out != "" || !strings.Contains(errs, "there is no line in it") {
+		t.Errorf("emptied: status %d, %q, %q", status, out, errs)
+	}
+}
+
+// agentWith is an agent that answers about its audit, for as long as the test
+// lasts.
+func agentWith(t *testing.T, status int, answer any) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "s")
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/v1/audit" {
+			t.Errorf("asked for %s", r.URL.Path)
+		}
+		w.Header().Set("Content-Type", map[bool]string{true: "application/json", false: "application/problem+json"}[status == 200])
+		w.WriteHeader(status)
+		_ = json.NewEncoder(w).Encode(answer)
+	})}
+	go srv.Serve(ln)
+	t.Cleanup(func() { srv.Close() })
+	t.Setenv("SIGNET_SOCKET", path)
+}
+
+// signedFile is an audit file of some reads, whose end a key has signed.
+func signedFile(t *testing.T, key *ecdsa.PrivateKey, name string, reads int) (file, head string) {
+	t.Helper()
+	file = filepath.Join(t.TempDir(), "audit.jsonl")
+	a, err := access.OpenAudit(access.AuditConfig{Path: file, Sign: func(_ context.Context, digest [32]byte) ([]byte, string, error) {
+		sig, err := ecdsa.SignASN1(rand.Reader, key, digest[:])
+		return sig, name, err
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range reads {
+		if err := a.Append(&access.Entry{Event: "secret.read", Outcome: "ok"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(a.SignHead(t.Context()), a.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return file, a.Head().Hash
+}
+
+// publicPEM is the public half of a key as it lies beside an audit.
+func publicPEM(t *testing.T, key *ecdsa.PrivateKey, name string) string {
+	t.Helper()
+	der, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	block := &pem.Block{Type: "PUBLIC KEY", Bytes: der}
+	if name != "" {
+		block.Headers = map[string]string{"Key": name}
+	}
+	return string(pem.EncodeToMemory(block))
+}
+
+// What lies beside the file, who can write it has made, down to a key of the next
+// generation: while the agent answers, only its own word counts, for the keys and
+// for the end.
+func TestAuditVerifyBelievesTheAgentAlone(t *testing.T) {
+	mine, theirs := otherKey(t), otherKey(t)
+	type answer struct {
+		File string           `json:"file"`
+		Head string           `json:"head"`
+		Keys []map[string]any `json:"keys"`
+	}
+	public := func(generation int, key *ecdsa.PrivateKey) map[string]any {
+		return map[string]any{"name": "audit", "generation": generation, "public_key": publicPEM(t, key, "")}
+	}
+	good, head := signedFile(t, mine, "audit#2", 20)
+	own := answer{good, head, []map[string]any{public(1, otherKey(t)), public(2, mine)}}
+
+	agentWith(t, 200, own)
+	if err := os.WriteFile(access.AuditKeysFile(good), []byte("nothing at all"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if status, out, errs := run(t, "audit", "verify", "--file", good); status != exitDone || !strings.Contains(out, "by the keys of the agent") || !strings.Contains(out, "by the word of the agent") {
+		t.Errorf("as written: status %d, %q, %q", status, out, errs)
+	}
+
+	// Made anew with another key, which is named beside it.
+	forged, end := signedFile(t, theirs, "audit#9", 8)
+	if err := os.WriteFile(access.AuditKeysFile(forged), []byte(publicPEM(t, mine, "audit#2")+publicPEM(t, theirs, "audit#9")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name, head, says string
+	}{
+		{"the agent knows another end", head, "audit#9"},
+		{"the agent was made to believe in this end", end, "signed with key \"audit#9\", whose public key is not known here (by the keys of the agent)"},
+	} {
+		agentWith(t, 200, answer{forged, tt.head, own.Keys})
+		if status, out, errs := run(t, "audit", "verify", "--file", forged); status != exitFailed || out != "" || !strings.Contains(errs, tt.says) {
+			t.Errorf("%s: status %d, %q, %q", tt.name, status, out, errs)
+		}
+	}
+
+	// Lines after the last signature made anew, and what is beside with them.
+	agentWith(t, 200, own)
+	data, err := os.ReadFile(good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := bytes.SplitAfter(data, []byte("\n"))
+	if err := os.WriteFile(good, bytes.Join(lines[:10], nil), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	hash := sha256.Sum256(bytes.TrimSuffix(lines[9], []byte("\n")))
+	if err := os.WriteFile(access.AuditEndFile(good), fmt.Appendf(nil, "%x\n", hash), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if status, out, errs := run(t, "audit", "verify", "--file", good); status != exitFailed || out != "" || !strings.Contains(errs, "its end is missing: the line with the hash "+head) {
+		t.Errorf("cut: status %d, %q, %q", status, out, errs)
+	}
+
+	// An agent that does not tell is not silently replaced by what is beside.
+	agentWith(t, 403, map[string]any{"code": "denied", "detail": "no rule allows it", "status": 403})
+	if err := os.WriteFile(access.AuditKeysFile(forged), []byte(publicPEM(t, theirs, "audit#9")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if status, out, errs := run(t, "audit", "verify", "--file", forged); status != exitDone || !strings.Contains(out, "by the keys of "+access.AuditKeysFile(forged)) || !strings.Contains(out, "the agent does not say more: ") {
+		t.Errorf("denied: status %d, %q, %q", status, out, errs)
+	}
+}
+
+// Nothing is known of a copy but what it is told with: the end has to be named.
+func TestAuditVerifyDemandsAnEnd(t *testing.T) {
+	t.Setenv("SIGNET_SOCKET", filepath.Join(t.TempDir(), "none"))
+	file := auditFile(t)
+	end, err := access.ReadAuditEnd(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(access.AuditEndFile(file)); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		args   []string
+		status int
+		says   string
+	}{
+		{nil, exitFailed, "whether others followed is not known: no agent answers for this file"},
+		{[]string{"--head", end}, exitDone, "by the word of --head"},
+		{[]string{"--head", strings.Repeat("0", 64)}, exitFailed, "its end is missing"},
+		{[]string{"--after", strings.Repeat("0", 64)}, exitDone, "by the word of nothing"},
+	} {
+		status, out, errs := run(t, append([]string{"audit", "verify", "--file", file}, tt.args...)...)
+		if status != tt.status || !strings.Contains(out+errs, tt.says) {
+			t.Errorf("%q: status %d, %q, %q", tt.args, status, out, errs)
 		}
 	}
 }
@@ -91,8 +260,8 @@ func TestAuditVerifyChecksSignatures(t *testing.T) {
 	if err := a.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if status, out, _ := run(t, "audit", "verify", "--file", file); status != exitDone || !strings.Contains(out, "no signature was checked") {
-		t.Errorf("without a key: status %d, %q", status, out)
+	if status, _, errs := run(t, "audit", "verify", "--file", file); status != exitFailed || !strings.Contains(errs, "its signatures cannot be checked: no agent answers") {
+		t.Errorf("without a key: status %d, %q", status, errs)
 	}
 	for _, tt := range []struct {
 		name string
@@ -182,7 +351,7 @@ func TestAuditBadInput(t *testing.T) {
 		{"verify --file " + file + " --keys " + none, exitFailed, "signet: public keys: open " + none},
 		{"verify --file " + file + " --keys " + file, exitFailed, "holds none in PEM"},
 		{"verify --file " + file + " --after " + strings.Repeat("1", 64), exitFailed, "line 1: does not follow"},
-		{"verify --file " + headless, exitDone, "what came before the first line is in none of them"},
+		{"verify --file " + headless + " --head " + strings.Repeat("2", 64), exitFailed, "line 1: its beginning is missing"},
 	} {
 		status, out, errs := run(t, append([]string{"audit"}, strings.Fields(tt.args)...)...)
 		if status != tt.status || !strings.Contains(out+errs, tt.says) || strings.Count(out+errs, "\n") != 1 {

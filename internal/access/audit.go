@@ -30,8 +30,7 @@ type AuditConfig struct {
 	Sign SignFunc
 	// Known is the hash of a line that is in the file, "" if none is known; where
 	// it is missing, [Audit.Cut] says so. Remember keeps the hash of the last line
-	// that is on the disk: every 10,000 lines, every five minutes that have any, when
-	// the file is another, and at the end; nil does not.
+	// that is on the disk: each second that has one, and at the end; nil does not.
 	Known    string
 	Remember func(hash string) error
 	// Log is told when the file fails and when it works again; nil is nobody.
@@ -52,7 +51,7 @@ type Audit struct {
 	done   chan struct{}
 	asks   chan signAsk
 	lines  sync.Pool // of *[]byte, to format entries in
-	cut    *CutError // set by OpenAudit
+	cut    atomic.Pointer[CutError]
 
 	mu      sync.Mutex
 	pending []byte // guarded by mu: lines that lack their end, "prev"
@@ -113,10 +112,10 @@ func OpenAudit(cfg AuditConfig) (*Audit, error) {
 		return nil, &AuditError{cfg.Path, err}
 	}
 	a.head.Store(&Head{Hash: hex.EncodeToString(a.w.prev[:])})
-	a.end = end{hash: a.w.durable, at: time.Now()}
+	a.end = end{hash: a.w.durable, done: make(chan error, 1)}
 	err = a.Append(&Entry{Time: time.Now(), Event: "audit.opened", Outcome: "ok", Count: torn})
-	if err == nil {
-		err = a.lookForEnd()
+	if err == nil && cfg.Known != "" {
+		err = a.Expect(cfg.Known)
 	}
 	if err != nil {
 		a.w.close()
@@ -218,9 +217,12 @@ func (a *Audit) run() {
 			}
 		case <-probe.C:
 			a.settle(a.w.probe())
-			a.keepEnd(time.Now(), false)
+			a.keepEnd()
 		case s := <-a.seal.done:
 			a.signed(s)
+		case err := <-a.end.done:
+			a.remembered(err)
+			continue
 		case ask := <-a.asks:
 			spare = a.flush(spare)
 			ask.done <- a.signNow(ask.ctx)
@@ -230,7 +232,7 @@ func (a *Audit) run() {
 		a.seal.start(&a.w, time.Now())
 		if !open {
 			a.settle(a.w.sync())
-			a.keepEnd(time.Now(), true)
+			a.keepLastEnd()
 			return
 		}
 	}

@@ -25,7 +25,6 @@ type writer struct {
 	lines   uint64
 	out     []byte // chained and not yet written
 	dirty   bool   // written and not yet synced
-	moved   bool   // to another file, since it was last asked
 }
 
 // open opens or makes the file, cuts off a torn last line, and finds the hash to
@@ -197,7 +196,7 @@ func (w *writer) reopen() error {
 		return err
 	}
 	w.close()
-	w.f, w.size, w.moved = next.f, next.size, true
+	w.f, w.size = next.f, next.size
 	return nil
 }
 

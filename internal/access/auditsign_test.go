@@ -93,7 +93,7 @@ func TestSignedChainCannotBeMadeAnew(t *testing.T) {
 	if err := os.WriteFile(path, forged, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := Verify(bytes.NewReader(forged), ""); err != nil {
+	if _, _, err := follow(forged, ""); err != nil {
 		t.Fatalf("the forgery is a bad one: %v", err)
 	}
 	if _, err := verifyAll(t, path, key.keys()); err == nil || !strings.Contains(err.Error(), "signs a line that is not") {
@@ -171,13 +171,22 @@ func TestLargeFileIsSetAside(t *testing.T) {
 		if err := a.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if v, err := verifyAll(t, path, key.keys()); err != nil || v.Signed == 0 {
-			t.Fatalf("%d lines, %d signed: %v", v.Lines, v.Signed, err)
+		if v, err := verifyAll(t, path, key.keys()); err != nil || v.Signed == 0 || v.Done() != nil {
+			t.Fatalf("%d lines, %d signed: %v, %v", v.Lines, v.Signed, err, v.Done())
 		}
 	}
 	files, err := AuditFiles(path)
 	if err != nil || len(files) != 4 {
 		t.Errorf("%d files, %v", len(files), err)
+	}
+	if err := os.Rename(files[0], files[0]+".away"); err != nil {
+		t.Fatal(err)
+	}
+	if v, err := verifyAll(t, path, nil); err != nil || v.Done() == nil || !strings.Contains(v.Done().Error(), "its beginning is missing") {
+		t.Errorf("a file is missing that the agent has not removed: %v, %v", err, v.Done())
+	}
+	if err := os.Rename(files[0]+".away", files[0]); err != nil {
+		t.Fatal(err)
 	}
 	text, _ := os.ReadFile(files[1])
 	if err := os.WriteFile(files[1], text[:bytes.LastIndexByte(text[:len(text)-1], '\n')+1], 0o600); err != nil {

@@ -21,39 +21,50 @@ type ChainError struct {
 
 func (e *ChainError) Error() string { return fmt.Sprintf("line %d: %s", e.Line, e.Why) }
 
-// A Verifier follows a chain through its files, oldest first. What was cut off
-// at the end only a [Head] that is known otherwise can show, or the line that the
-// agent writes when it misses it.
+// A Verifier follows a chain through its files, oldest first.
 type Verifier struct {
 	// Head is the hash of the last line. Set before the first file it is what
-	// the file before that ended with; "" takes the first line's word for it.
+	// the file before that ended with, and nothing before is missed.
 	Head string
+	// End is the hash of a line that has to be there; "" demands none. Without it
+	// nobody can see that lines were cut off at the end.
+	End string
 	// Keys are the public keys of signatures, by name: "audit#1". Without any,
-	// signatures are not looked at.
+	// signatures are counted and not looked at.
 	Keys map[string]crypto.PublicKey
+	// Growing is set for files that are written to meanwhile, whose last line need
+	// not be whole behind that of the hash End.
+	Growing bool
 
-	Lines    int // so far
-	Signed   int // of these, the lines that a good signature covers
-	Unsigned int // lines after those
-	// Cut is the first place where the agent has found that lines were cut off; the
-	// chain goes on behind it. Its line counts through all files.
-	Cut *ChainError
-	// Headless is set where the first line follows one that is in no file read.
-	Headless bool
+	Lines    int  // so far
+	Signed   int  // of these, the lines that a good signature covers
+	Unsigned int  // lines after those
+	Stamps   int  // lines that sign others
+	AtEnd    bool // the line of the hash End was read
 
-	since map[string]int // hash of each line that is not covered yet, and its number
+	cut     *ChainError     // the first place where the agent has found lines cut off
+	before  string          // hash that the first line follows and that no file has
+	dropped map[string]bool // hashes of lines up to which the agent removed files
+	since   map[string]int  // hash of each line that is not covered yet, and its number
 	// partial is set while a signature may be of a line before the first one.
 	partial bool
 }
 
-// Verify follows the chain through an audit file. It begins from prev, the hash
-// that the file before it ended with; "" takes the first line's word for it. It
-// returns the hash to go on from. A [*ChainError] says where a line was changed,
-// removed or moved.
-func Verify(r io.Reader, prev string) (head string, lines int, err error) {
-	v := Verifier{Head: prev}
-	err = v.Read(r)
-	return v.Head, v.Lines, err
+// Done says what is missing of what was read, after the last file: lines that the
+// agent itself has missed, the beginning, or the end. A beginning that the agent
+// removed because it is to keep no more is not missed.
+func (v *Verifier) Done() error {
+	switch {
+	case v.Lines == 0:
+		return errors.New("there is no line in it")
+	case v.cut != nil:
+		return fmt.Errorf("%w; the other %d lines are whole", v.cut, v.Lines-1)
+	case v.before != "" && !v.dropped[v.before]:
+		return &ChainError{1, "its beginning is missing: the line before it, with the hash " + v.before + ", is in none of the files"}
+	case v.End != "" && !v.AtEnd:
+		return &ChainError{v.Lines, "its end is missing: the line with the hash " + v.End + " is in none of the files"}
+	}
+	return nil
 }
 
 // Read goes on with the next file.
@@ -62,7 +73,7 @@ func (v *Verifier) Read(r io.Reader) error {
 	for n := 1; ; n++ {
 		line, err := in.ReadBytes('\n')
 		if errors.Is(err, io.EOF) {
-			if len(line) > 0 {
+			if len(line) > 0 && !(v.Growing && v.AtEnd) {
 				return &ChainError{n, "not whole"}
 			}
 			return nil
@@ -93,22 +104,49 @@ func (v *Verifier) line(line []byte) (why string) {
 	}
 	if v.Lines == 0 {
 		v.partial = strings.Trim(l.Prev, "0") != ""
-		v.Headless = v.partial && v.Head == ""
-	}
-	if l.Event == eventCut && v.Cut == nil {
-		v.Cut = &ChainError{v.Lines + 1, "the agent found lines missing before this one, that with the hash " + l.Hash + " among them"}
-	}
-	if l.Event == eventSigned && v.Keys != nil {
-		if why := v.signature(l.Hash, l.Signature, l.Key); why != "" {
-			return why
+		if v.partial && v.Head == "" {
+			v.before = l.Prev
 		}
+	}
+	if why := v.event(l.Event, l.Hash, l.Signature, l.Key); why != "" {
+		return why
 	}
 	h := hashLine(line)
 	v.Head = hex.EncodeToString(h[:])
 	v.Lines++
+	v.AtEnd = v.AtEnd || v.Head == v.End
 	v.Unsigned = v.Lines - v.Signed
 	if v.Keys != nil {
 		v.cover(v.Head)
+	}
+	return ""
+}
+
+// event takes up a line that tells of the chain itself, or says what is wrong with
+// it.
+func (v *Verifier) event(event, hash, signature, key string) (why string) {
+	switch event {
+	case eventCut:
+		if v.cut != nil {
+			break
+		}
+		v.cut = &ChainError{v.Lines + 1, "the agent found lines missing before this one"}
+		if hash != "" {
+			v.cut.Why += ", that with the hash " + hash + " among them"
+		}
+	case eventDropped:
+		if v.AtEnd { // anybody can have added it
+			break
+		}
+		if v.dropped == nil {
+			v.dropped = map[string]bool{}
+		}
+		v.dropped[hash] = true
+	case eventSigned:
+		v.Stamps++
+		if v.Keys != nil {
+			return v.signature(hash, signature, key)
+		}
 	}
 	return ""
 }

@@ -41,6 +41,9 @@ type Backend interface {
 	// Sign signs and says with which generation of the key.
 	Sign(ctx context.Context, name string, r SignRequest) (signature []byte, generation int, err error)
 
+	// Audit is what verifies the audit.
+	Audit(ctx context.Context) (AuditInfo, error)
+
 	// Token is a current access token.
 	Token(ctx context.Context, upstream string) (*oauth2.Token, error)
 	// Proxy sends r, which has a path and no host, with the agent's own
@@ -76,6 +79,14 @@ type KeyInfo struct {
 	Algorithm  string         `json:"algorithm"`
 	PublicKey  string         `json:"public_key"` // SPKI in PEM
 	Attributes map[string]any `json:"attributes,omitempty"`
+}
+
+// AuditInfo is what nobody who can only write to the audit's files can change.
+type AuditInfo struct {
+	File string `json:"file"` // its path
+	Head string `json:"head"` // hash of the last line that was written
+	// Keys are the public halves of all keys that have signed it.
+	Keys []KeyInfo `json:"keys"`
 }
 
 // A SignRequest has passed these checks: Hash is one of SHA-256, SHA-384 and

@@ -74,6 +74,9 @@ func (f *fake) Key(_ context.Context, name string) (KeyInfo, error) {
 	}
 	return KeyInfo{}, &Problem{Code: CodeNotFound, Detail: "no key " + name}
 }
+func (f *fake) Audit(context.Context) (AuditInfo, error) {
+	return AuditInfo{File: "/var/lib/signet/audit.jsonl", Head: "00"}, nil
+}
 func (f *fake) Sign(_ context.Context, name string, r SignRequest) ([]byte, int, error) {
 	return f.sign(name, r)
 }

@@ -36,6 +36,7 @@ func (s *Server) table() map[routeKey]*route {
 		{"keys", "", 1}:               {pattern: "/v1/keys", get: (*request).listKeys},
 		{"keys", "", 2}:               {pattern: "/v1/keys/{name}", get: (*request).getKey},
 		{"keys", "sign", 3}:           {pattern: "/v1/keys/{name}/sign", post: (*request).sign},
+		{"audit", "", 1}:              {pattern: "/v1/audit", get: (*request).showAudit},
 		{"tokens", "", 2}:             {pattern: "/v1/tokens/{upstream}", get: (*request).getToken},
 		{"upstreams", "proxy", 3}:     {pattern: "/v1/upstreams/{name}/proxy", any: (*request).proxy},
 		{"upstreams", "login", 3}:     {pattern: "/v1/upstreams/{name}/login", post: (*request).login},
