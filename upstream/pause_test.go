@@ -15,14 +15,11 @@ import (
 func TestTheLongestPausesDiffer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var pauses []time.Duration
-		s := NewTokenSource(TokenSourceConfig{
-			Fetch:     func(context.Context) (*oauth2.Token, error) { return nil, errors.New("down") },
-			OnFailure: func(_ error, next time.Time) { pauses = append(pauses, time.Until(next)) },
-		})
+		s := NewTokenSource(TokenSourceConfig{Fetch: func(context.Context) (*oauth2.Token, error) { return nil, errors.New("down") }})
 		for len(pauses) < 60 {
 			_, _ = s.Token(t.Context())
-			time.Sleep(time.Until(s.Due()))
-			synctest.Wait()
+			pauses = append(pauses, time.Until(s.Due()))
+			time.Sleep(pauses[len(pauses)-1])
 		}
 		least, most := pauses[20], pauses[20]
 		for _, d := range pauses[20:] {

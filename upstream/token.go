@@ -20,9 +20,6 @@ type TokenSourceConfig struct {
 	// OnNew, if not nil, is told of each token that is taken into use, one at a
 	// time and in order. It must not call Put.
 	OnNew func(*oauth2.Token)
-	// OnFailure, if not nil, is told of each fetch that failed and when the
-	// next one may be made. Callers that still have a token do not see it.
-	OnFailure func(err error, next time.Time)
 	// Timeout is how long one fetch may take. If 0, it is 30 seconds.
 	Timeout time.Duration
 }
@@ -242,7 +239,6 @@ func (s *TokenSource) land(f *flight, began time.Time, token *oauth2.Token, err 
 	s.mu.Lock()
 	now := time.Now().Round(0)
 	s.busy = nil
-	var next time.Time
 	switch {
 	case f.void, err == nil && slices.Contains(f.refused, token.AccessToken):
 		// Overtaken: nothing of it counts.
@@ -251,8 +247,7 @@ func (s *TokenSource) land(f *flight, began time.Time, token *oauth2.Token, err 
 		if e, ok := errors.AsType[*Error](err); ok {
 			pause = max(pause, e.RetryAfter)
 		}
-		next = now.Add(pause)
-		s.failed, s.notBefore, f.err = err, next, err
+		s.failed, s.notBefore, f.err = err, now.Add(pause), err
 	default:
 		f.token = s.keep(token, began, now)
 		s.failed = nil
@@ -260,11 +255,8 @@ func (s *TokenSource) land(f *flight, began time.Time, token *oauth2.Token, err 
 	}
 	s.mu.Unlock()
 	close(f.done)
-	switch {
-	case f.token != nil && s.cfg.OnNew != nil:
+	if f.token != nil && s.cfg.OnNew != nil {
 		s.cfg.OnNew(f.token)
-	case f.err != nil && s.cfg.OnFailure != nil:
-		s.cfg.OnFailure(f.err, next)
 	}
 }
 
