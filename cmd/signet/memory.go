@@ -38,8 +38,8 @@ func saveMemory() {
 
 // unmapProgram gives back the pages of the program itself, of which starting needs
 // nearly all and serving a third. The kernel maps each again when it is used. It
-// touches only mappings that are as they are in the file; where it cannot tell,
-// none.
+// touches only mappings that are as they are in the file, with no page, in memory
+// or swapped out, that was changed; where it cannot tell, none.
 func unmapProgram() {
 	self, err := os.Executable()
 	if err != nil {
@@ -49,7 +49,7 @@ func unmapProgram() {
 	if err != nil {
 		return
 	}
-	var from, to uintptr // of the mapping that the lines are about; 0 if it is none of these
+	var from, to uintptr // of the mapping that the lines are about; 0 if it is to stay
 	for lines := bufio.NewScanner(bytes.NewReader(smaps)); lines.Scan(); {
 		line := lines.Text()
 		var a, b uintptr
@@ -62,7 +62,11 @@ func unmapProgram() {
 			continue
 		}
 		name, value, _ := strings.Cut(line, ":")
-		if from != 0 && name == "Anonymous" && strings.TrimSpace(value) == "0 kB" {
+		switch {
+		case name != "Anonymous" && name != "Swap" || from == 0:
+		case strings.TrimSpace(value) != "0 kB":
+			from = 0
+		case name == "Swap": // which comes after Anonymous
 			_, _, _ = unix.Syscall(unix.SYS_MADVISE, from, to-from, unix.MADV_DONTNEED) // or they stay
 		}
 	}
