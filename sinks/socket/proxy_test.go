@@ -1,15 +1,28 @@
 package socket
 
 import (
+	"bufio"
+	"context"
 	"errors"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/signet-agent/signet/internal/access"
 )
 
 func reply(status int, body io.Reader, header http.Header) *http.Response {
-	return &http.Response{StatusCode: status, Header: header, Body: io.NopCloser(body), ContentLength: -1}
+	rc, ok := body.(io.ReadCloser)
+	if !ok {
+		rc = io.NopCloser(body)
+	}
+	return &http.Response{StatusCode: status, Header: header, Body: rc, ContentLength: -1}
 }
 
 func TestProxyForwards(t *testing.T) {
@@ -93,3 +106,78 @@ func TestProxyBreaksOff(t *testing.T) {
 type broken struct{}
 
 func (broken) Read([]byte) (int, error) { return 0, errors.New("connection reset") }
+
+// A caller that stops reading an answer is given up when the time for that is
+// over, and what the upstream sends with it. It holds up nobody else.
+func TestProxyGivesUpAStalledReader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		policy, err := access.Compile([]access.Rule{tester(false)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		given := make(chan struct{})
+		s := New(Config{Policy: policy, Backend: &fake{proxy: func(_ string, r *http.Request) (*http.Response, error) {
+			if r.URL.Path == "/iso/short" {
+				return reply(200, strings.NewReader("all of it"), http.Header{}), nil
+			}
+			return reply(200, endless{given}, http.Header{}), nil
+		}}})
+		// In a bubble there is only a pipe, which has room for nothing.
+		ln := make(pipes)
+		srv := &http.Server{Handler: s, WriteTimeout: writeTimeout, ConnContext: func(ctx context.Context, _ net.Conn) context.Context {
+			return context.WithValue(ctx, connKey{}, &conn{peer: access.Peer{UID: uint32(os.Getuid())}})
+		}}
+		go srv.Serve(ln)
+		defer srv.Close()
+		ask := func(path string) (net.Conn, *http.Response) {
+			c, there := net.Pipe()
+			ln <- there
+			fmt.Fprintf(c, "GET /v1/upstreams/pam/proxy%s HTTP/1.1\r\nHost: signet\r\n\r\n", path)
+			resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+			if err != nil || resp.StatusCode != 200 {
+				t.Fatal(resp, err)
+			}
+			return c, resp
+		}
+		stalled, resp := ask("/iso/endless")
+		defer stalled.Close()
+		for range 4 { // slow is not stalled
+			if _, err := io.CopyN(io.Discard, resp.Body, 1<<20); err != nil {
+				t.Fatalf("given up while it reads: %v", err)
+			}
+			time.Sleep(writeTimeout - time.Second)
+		}
+		began := time.Now()
+		other, resp := ask("/iso/short")
+		defer other.Close()
+		if body, err := io.ReadAll(resp.Body); string(body) != "all of it" || err != nil || time.Since(began) != 0 {
+			t.Errorf("another caller waited %v for %q, %v", time.Since(began), body, err)
+		}
+		<-given
+		if d := time.Since(began); d != time.Second {
+			t.Errorf("given up %v after its last read", d+writeTimeout-time.Second)
+		}
+		if _, err := io.Copy(io.Discard, stalled); err != nil {
+			t.Errorf("the connection is not closed: %v", err)
+		}
+	})
+}
+
+// An endless answer says when it is closed.
+type endless struct{ closed chan struct{} }
+
+func (e endless) Read(b []byte) (int, error) { return len(b), nil }
+func (e endless) Close() error               { close(e.closed); return nil }
+
+// Pipes are a listener that takes what is sent to it.
+type pipes chan net.Conn
+
+func (p pipes) Accept() (net.Conn, error) {
+	c, ok := <-p
+	if !ok {
+		return nil, net.ErrClosed
+	}
+	return c, nil
+}
+func (p pipes) Close() error { close(p); return nil }
+func (pipes) Addr() net.Addr { return &net.UnixAddr{Net: "unix"} }
