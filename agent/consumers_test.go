@@ -32,7 +32,10 @@ func newConsumerRig(t *testing.T, dir string, f config.File) *consumerRig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.Path, f.Secret, f.Field = filepath.Join(dir, "password"), "db", "password"
+	f.Path = filepath.Join(dir, "password")
+	if f.Certificate == "" {
+		f.Secret, f.Field = "db", "password"
+	}
 	cfg := &config.Config{StateDir: filepath.Join(dir, "state"), RuntimeDir: filepath.Join(dir, "run"), Files: []config.File{f}}
 	a, err := newAgent(cfg, Options{Log: slog.New(slog.DiscardHandler)}, st)
 	if err != nil {
@@ -160,6 +163,62 @@ func TestFilesReloadTheirConsumers(t *testing.T) {
 	})
 	r.publish("three,")
 	r.await(stateReloaded)
+	stop()
+}
+
+// A certificate that a consumer has refused is not written again by each start of
+// the agent, but when the time for it has come or there is another.
+func TestARollBackOutlivesTheAgent(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	ca := newRecipeCA(t)
+	first, refused, third := ca.issue(), ca.issue(), ca.issue()
+	hook, bad := filepath.Join(dir, "hook"), filepath.Join(dir, "bad")
+	pem, err := refused.ChainPEM()
+	if err != nil {
+		t.Fatal(err)
+	}
+	script := fmt.Sprintf("#!/bin/sh\nif cmp -s -n %d %s/password %s; then exit 3; fi\n", len(pem), dir, bad)
+	for path, text := range map[string]string{hook: script, bad: string(pem)} {
+		if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f := config.File{Reload: config.Reload{Exec: []string{hook}}}
+	f.Certificate, f.Format = "web", "pem-chain"
+	r := newConsumerRig(t, dir, f)
+	publish := func(c *sinks.Certificate) {
+		t.Helper()
+		if err := r.files.PublishCertificate(c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	holds := func(c *sinks.Certificate) bool {
+		b, err := os.ReadFile(r.file)
+		want, err2 := c.ChainPEM()
+		return err == nil && err2 == nil && string(b) == string(want)
+	}
+	stop := r.run()
+	publish(first)
+	r.await(stateReloaded)
+	publish(refused)
+	retry := r.await(stateRolledBack).RetryAt
+	for range 2 {
+		stop()
+		r = newConsumerRig(t, dir, f)
+		stop = r.run()
+		publish(refused)
+		if it := r.consumer(); it.State != stateRolledBack || !it.RetryAt.Equal(retry) || it.Failures != 1 || !holds(first) {
+			t.Errorf("after a start: %+v", it)
+		}
+	}
+	publish(third)
+	r.await(stateReloaded)
+	if !holds(third) {
+		t.Error("the third is not in the file")
+	}
 	stop()
 }
 

@@ -2,6 +2,8 @@ package consumers
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
@@ -146,7 +148,7 @@ func (c *consumer) failed(ctx context.Context, targets []string, cause error) {
 	c.mu.Lock()
 	rec := c.rec
 	rec.Failures++
-	rec.RetryAt, rec.Error, rec.Hint = time.Time{}, e.Error(), e.Hint()
+	rec.RetryAt, rec.Error, rec.Hint, rec.As = time.Time{}, e.Error(), e.Hint(), c.how()
 	c.keep(rec)
 	c.mu.Unlock()
 
@@ -190,13 +192,12 @@ func (c *consumer) keep(rec record) {
 
 // rollBack puts back what can be put back, and says what cannot. A secret that
 // was replaced does not come back: its upstream may have revoked it, and who is
-// started meanwhile would have that.
+// started meanwhile would have that. What goes back is on disk first, for a start
+// that would else write again what did not work.
 func (c *consumer) rollBack(targets []string) (back, notes []string) {
+	wanted := map[string]string{}
 	for _, t := range targets {
-		c.mu.Lock()
-		ours, written := c.delivered[t]
-		c.mu.Unlock()
-		if gen, err := c.cs.cfg.Files.Generation(t); !written || err != nil || gen != ours.generation {
+		if !c.inPlace(t) {
 			continue // what is in place is not what was tried
 		}
 		secrets, err := c.cs.cfg.Files.Revives(t)
@@ -204,10 +205,18 @@ func (c *consumer) rollBack(targets []string) (back, notes []string) {
 			err = fmt.Errorf("%s: its upstream has replaced secret %s", t, strings.Join(secrets, ", "))
 		}
 		if err == nil {
-			err = c.cs.cfg.Files.Rollback(t)
+			wanted[t], err = c.cs.cfg.Files.Wanted(t)
 		}
 		if err != nil {
+			delete(wanted, t)
 			notes = append(notes, fmt.Sprintf("not rolled back: %v", err))
+		}
+	}
+	c.noteRolledBack(wanted)
+	for _, t := range slices.Sorted(maps.Keys(wanted)) {
+		if err := c.cs.cfg.Files.Rollback(t); err != nil {
+			notes = append(notes, fmt.Sprintf("not rolled back: %v", err))
+			delete(wanted, t)
 			continue
 		}
 		back = append(back, t)
@@ -215,7 +224,37 @@ func (c *consumer) rollBack(targets []string) (back, notes []string) {
 		c.rolledBack[t] = true
 		c.mu.Unlock()
 	}
+	c.noteRolledBack(wanted)
 	return back, notes
+}
+
+// inPlace reports whether a target has what this try was about.
+func (c *consumer) inPlace(target string) bool {
+	c.mu.Lock()
+	ours, written := c.delivered[target]
+	c.mu.Unlock()
+	if !written {
+		return false
+	}
+	gen, err := c.cs.cfg.Files.Generation(target)
+	return err == nil && gen == ours.generation
+}
+
+// noteRolledBack writes down what goes back, beside what is back already.
+func (c *consumer) noteRolledBack(wanted map[string]string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	all := maps.Clone(wanted)
+	for t, w := range c.rec.RolledBack {
+		if _, anew := wanted[t]; !anew && c.rolledBack[t] {
+			all[t] = w
+		}
+	}
+	if !maps.Equal(c.rec.RolledBack, all) {
+		rec := c.rec
+		rec.RolledBack = all
+		c.keep(rec)
+	}
 }
 
 // tests are targets with different tests.
@@ -231,6 +270,15 @@ func (c *consumer) ways(targets []string) []Target {
 		}
 		return t.Way.String()
 	})
+}
+
+// how is how the consumer is configured. It holds no secret.
+func (c *consumer) how() string {
+	h := sha256.New()
+	for _, t := range c.Targets {
+		fmt.Fprintf(h, "%q %q %v %v %+v\n", t.Path, t.Test, t.Way, t.Limit, t.Proof)
+	}
+	return hex.EncodeToString(h.Sum(nil)[:8])
 }
 
 // distinct are those of the targets with different keys, but not "".

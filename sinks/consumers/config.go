@@ -111,6 +111,11 @@ type Files interface {
 	Redeliver(target string) error
 	// Generation is what is in place.
 	Generation(target string) (int64, error)
+	// Wanted names what should be in a target; it is the same in any process.
+	Wanted(target string) (string, error)
+	// Hold leaves a target as it is, as a Rollback before the last start has left
+	// it, for as long as what should be in it is wanted.
+	Hold(target, wanted string) error
 	// Revives are the secrets that a Rollback of a target would bring back though
 	// their upstream has replaced them, as far as is known.
 	Revives(target string) (secrets []string, err error)

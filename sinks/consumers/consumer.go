@@ -43,6 +43,25 @@ const (
 	repairSpacing = time.Minute
 )
 
+// hold takes up what an earlier run has rolled back: it stays so until it is tried
+// again. That is at once if the consumer is told in another way by now.
+func (c *consumer) hold() {
+	for _, t := range c.paths() {
+		wanted, back := c.rec.RolledBack[t]
+		if !back {
+			continue
+		}
+		if err := c.cs.cfg.Files.Hold(t, wanted); err != nil {
+			c.cs.cfg.Log.Warn("what was rolled back may be written again", "consumer", c.Name, "err", err)
+			continue
+		}
+		c.rolledBack[t] = true
+	}
+	if c.rec.As != c.how() {
+		c.rec.RetryAt = time.Time{}
+	}
+}
+
 // note writes down that targets are about to change.
 func (c *consumer) note(changes []Change) error {
 	c.mu.Lock()
@@ -69,7 +88,9 @@ func (c *consumer) take(changes []Change) {
 	c.last = now
 	for _, ch := range changes {
 		delete(c.noted, ch.Target)
-		delete(c.rolledBack, ch.Target)
+		if !ch.Repaired { // else it is what was rolled back to
+			delete(c.rolledBack, ch.Target)
+		}
 		c.changed[ch.Target] = c.changed[ch.Target] || !ch.Repaired
 		c.delivered[ch.Target] = delivery{ch.Generation, ch.Leaves}
 	}

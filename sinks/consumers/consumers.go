@@ -65,6 +65,7 @@ func New(cfg Config) (*Consumers, error) {
 				own.rec.RetryAt = latest
 			}
 			own.left, own.delivered = own.rec.recover(c, cfg.Files.Generation)
+			own.hold()
 			delete(records, c.Name)
 		}
 		cs.all = append(cs.all, own)

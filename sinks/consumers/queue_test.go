@@ -306,51 +306,6 @@ func TestACrashAmidABurst(t *testing.T) {
 	}
 }
 
-// What a crash finds rolled back is not rolled back once more, but the consumer
-// is reloaded with it, and with the new files when they are published.
-func TestACrashAfterARollBack(t *testing.T) {
-	store, files := newStore(), newFiles()
-	var n, m atomic.Int64
-	r := start(t, store, files, counting("app", &n, func(context.Context) error { return errors.New("no") }, "/f/a"))
-	r.deliver(t, "/f/a")
-	eventually(t, 3*time.Second, "the failure", func() bool { _, f := r.told(); return len(f) == 1 })
-	r.halt()
-	store.edit(t, "app", func(rec *record) { rec.RetryAt = time.Time{} }) // as it is amid the roll-back
-	again := start(t, store, files, counting("app", &m, nil, "/f/a"))
-	eventually(t, 3*time.Second, "the reload", func() bool { return m.Load() == 1 && !store.pending(t, "app") })
-	again.deliver(t, "/f/a")
-	eventually(t, 3*time.Second, "the other reload", func() bool { return m.Load() == 2 && !store.pending(t, "app") })
-	if want := []string{"rollback /f/a"}; !slices.Equal(files.calls, want) {
-		t.Errorf("calls %v, want %v", files.calls, want)
-	}
-}
-
-// The waiting time after a failure outlives the process: an agent that is
-// started again and again does not reload its consumers each time.
-func TestTheBackOffOutlivesTheProcess(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		store, files := newStore(), newFiles()
-		files.noneLeft = true
-		var n atomic.Int64
-		c := counting("app", &n, func(context.Context) error { return errors.New("no") }, "/f/a")
-		r := start(t, store, files, c)
-		r.deliver(t, "/f/a")
-		time.Sleep(time.Second)
-		r.halt()
-		for range 5 {
-			r = start(t, store, files, c)
-			if s := r.Status()[0]; !s.Pending || s.Error == "" || s.Failures != 1 {
-				t.Errorf("status %+v", s)
-			}
-			time.Sleep(time.Second)
-			r.halt()
-		}
-		if n.Load() != 1 {
-			t.Errorf("%d tries within seconds", n.Load())
-		}
-	})
-}
-
 func TestWithoutAPreviousGenerationTheNewStays(t *testing.T) {
 	store, files := newStore(), newFiles()
 	files.noneLeft = true

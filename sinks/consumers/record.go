@@ -24,6 +24,12 @@ type record struct {
 	// Leaves are the delivered certificates, by the hash of their DER.
 	Leaves map[string][]byte `json:"leaves,omitempty"`
 
+	// RolledBack are the targets that have their previous content, with what was
+	// wanted of them when that did not work.
+	RolledBack map[string]string `json:"rolled_back,omitempty"`
+	// As names how the consumer was configured when it failed.
+	As string `json:"as,omitempty"`
+
 	Failures int       `json:"failures,omitempty"` // in a row
 	RetryAt  time.Time `json:"retry_at,omitzero"`
 	Error    string    `json:"error,omitempty"`
@@ -51,8 +57,13 @@ func (r record) with(changes []Change, now time.Time) (record, bool) {
 		r.Pending, r.Since = true, now
 	}
 	for _, ch := range changes {
+		if _, back := r.RolledBack[ch.Target]; back && !ch.Repaired {
+			r.RolledBack = maps.Clone(r.RolledBack)
+			delete(r.RolledBack, ch.Target)
+			dirty = true
+		}
 		if r.Many {
-			break
+			continue
 		}
 		w := written{Generation: ch.Generation}
 		r.Leaves = writable(r.Leaves)
@@ -84,7 +95,7 @@ func (r record) settled(left map[string]bool) record {
 	if len(left) == 0 {
 		return record{ReloadedAt: r.ReloadedAt, ProvenAt: r.ProvenAt, Skipped: r.Skipped}
 	}
-	r.Failures, r.RetryAt, r.Error, r.Hint = 0, time.Time{}, "", ""
+	r.Failures, r.RetryAt, r.Error, r.Hint, r.RolledBack, r.As = 0, time.Time{}, "", "", nil, ""
 	r.Targets = maps.Clone(r.Targets)
 	maps.DeleteFunc(r.Targets, func(t string, _ written) bool { _, ok := left[t]; return !ok })
 	needed := map[string]bool{}

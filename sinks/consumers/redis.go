@@ -31,7 +31,9 @@ type Redis struct {
 	CertFile, KeyFile string
 }
 
-func (r Redis) String() string { return "redis " + r.Address + " " + r.CertFile + " " + r.KeyFile }
+func (r Redis) String() string {
+	return strings.TrimSpace(strings.Join([]string{"redis", r.Address, r.CertFile, r.KeyFile, r.Username, r.CAFile}, " "))
+}
 
 // Reload is for Way. Both names go in one command: with two, the server would
 // see a pair that does not match in between.

@@ -54,10 +54,13 @@ type memFiles struct {
 	calls    []string
 	noneLeft bool // there is no previous generation
 	revives  []string
+	held     map[string]string // by Hold: what was wanted
 	queue    *Consumers
 }
 
-func newFiles() *memFiles { return &memFiles{back: map[string]bool{}, newest: map[string]int64{}} }
+func newFiles() *memFiles {
+	return &memFiles{back: map[string]bool{}, newest: map[string]int64{}, held: map[string]string{}}
+}
 
 func (f *memFiles) Rollback(target string) error {
 	f.mu.Lock()
@@ -89,6 +92,7 @@ func (f *memFiles) deliver(target string) error {
 	f.mu.Lock()
 	f.newest[target] = gen
 	delete(f.back, target)
+	delete(f.held, target)
 	f.mu.Unlock()
 	f.queue.Written(changes)
 	return nil
@@ -101,6 +105,30 @@ func (f *memFiles) Generation(target string) (int64, error) {
 		return f.newest[target] - 10, nil
 	}
 	return f.newest[target], nil
+}
+
+// Wanted does not tell deliveries apart: a test that does not say so delivers the
+// same again.
+func (f *memFiles) Wanted(target string) (string, error) { return "content of " + target, nil }
+
+func (f *memFiles) Hold(target, wanted string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.calls = append(f.calls, "hold "+target)
+	f.held[target] = wanted
+	return nil
+}
+
+// publish does what files does at a start with what it is given: nothing if that
+// is in place, or is not to be written yet.
+func (f *memFiles) publish(target string) error {
+	f.mu.Lock()
+	right := !f.back[target] || f.held[target] != ""
+	f.mu.Unlock()
+	if right {
+		return nil
+	}
+	return f.deliver(target)
 }
 
 func (f *memFiles) Revives(string) ([]string, error) { return f.revives, nil }
@@ -151,9 +179,7 @@ func (w lockedWriter) Write(p []byte) (int, error) {
 // start runs a queue on a store, until the test ends or halt is called.
 func start(t *testing.T, store *memStore, files *memFiles, consumers ...Consumer) *rig {
 	t.Helper()
-	r := startOn(t, store, files, consumers...)
-	r.files, files.queue = files, r.Consumers
-	return r
+	return startOn(t, store, files, consumers...)
 }
 
 // startOn is start on files of any kind.
@@ -168,6 +194,9 @@ func startOn(t *testing.T, store *memStore, files Files, consumers ...Consumer) 
 		t.Fatal(err)
 	}
 	r.Consumers = cs
+	if m, ok := files.(*memFiles); ok {
+		r.files, m.queue = m, cs
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- cs.Run(ctx) }()

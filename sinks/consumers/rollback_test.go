@@ -7,9 +7,11 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/signet-agent/signet/internal/secret"
@@ -154,4 +156,92 @@ func TestASetWithSeveralCertificatesIsProven(t *testing.T) {
 		t.Fatal(err)
 	}
 	outcomes(2)
+}
+
+// What a crash finds rolled back is not rolled back once more: the new files are
+// tried again, as it is not known how far the roll-back came.
+func TestACrashAfterARollBack(t *testing.T) {
+	store, files := newStore(), newFiles()
+	var n, m atomic.Int64
+	r := start(t, store, files, counting("app", &n, func(context.Context) error { return errors.New("no") }, "/f/a"))
+	r.deliver(t, "/f/a")
+	eventually(t, 3*time.Second, "the failure", func() bool { _, f := r.told(); return len(f) == 1 })
+	r.halt()
+	store.edit(t, "app", func(rec *record) { rec.RetryAt = time.Time{} }) // as it is amid the roll-back
+	again := start(t, store, files, counting("app", &m, nil, "/f/a"))
+	eventually(t, 3*time.Second, "the reload", func() bool { return m.Load() == 1 && !store.pending(t, "app") })
+	again.deliver(t, "/f/a")
+	eventually(t, 3*time.Second, "the other reload", func() bool { return m.Load() == 2 && !store.pending(t, "app") })
+	if want := []string{"rollback /f/a", "hold /f/a", "redeliver /f/a"}; !slices.Equal(files.calls, want) {
+		t.Errorf("calls %v, want %v", files.calls, want)
+	}
+}
+
+// The waiting time after a failure outlives the process: an agent that is
+// started again and again does not reload its consumers each time, and does not
+// write what did not work before the time is over.
+func TestTheBackOffOutlivesTheProcess(t *testing.T) {
+	for _, noneLeft := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			store, files := newStore(), newFiles()
+			files.noneLeft = noneLeft
+			var n, withNew atomic.Int64
+			c := counting("app", &n, func(context.Context) error {
+				if files.isOld("/f/a") {
+					return nil
+				}
+				withNew.Add(1)
+				return errors.New("no")
+			}, "/f/a")
+			r := start(t, store, files, c)
+			r.deliver(t, "/f/a")
+			time.Sleep(time.Second)
+			retry := r.Status()[0].RetryAt
+			r.halt()
+			for range 5 {
+				r = start(t, store, files, c)
+				if err := files.publish("/f/a"); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Second)
+				synctest.Wait()
+				s := r.Status()[0]
+				if !s.Pending || s.Error == "" || s.Failures != 1 || !s.RetryAt.Equal(retry) || (len(s.RolledBack) == 0) != noneLeft {
+					t.Errorf("status %+v", s)
+				}
+				r.halt()
+			}
+			if withNew.Load() != 1 || files.isOld("/f/a") == noneLeft {
+				t.Errorf("%d tries within seconds, old %v", withNew.Load(), files.isOld("/f/a"))
+			}
+			r = start(t, store, files, c)
+			time.Sleep(time.Until(retry) + time.Second)
+			synctest.Wait()
+			if withNew.Load() != 2 {
+				t.Errorf("%d tries when the time is over", withNew.Load())
+			}
+			r.halt()
+		})
+	}
+}
+
+// Who corrects how a consumer is told does not wait for the back-off.
+func TestAConsumerThatIsToldInAnotherWayIsTriedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, files := newStore(), newFiles()
+		var n, m atomic.Int64
+		r := start(t, store, files, counting("app", &n, func(context.Context) error { return errors.New("no") }, "/f/a"))
+		r.deliver(t, "/f/a")
+		time.Sleep(time.Second)
+		r.halt()
+		c := counting("app", &m, nil, "/f/a")
+		c.Targets[0].Way = wayFunc{"another way", c.Targets[0].Way.(wayFunc).f}
+		r = start(t, store, files, c)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if s := r.Status()[0]; m.Load() != 1 || s.Pending || s.RolledBack != nil || files.isOld("/f/a") {
+			t.Errorf("%d reloads, old %v, %+v", m.Load(), files.isOld("/f/a"), s)
+		}
+		r.halt()
+	})
 }

@@ -24,7 +24,9 @@ type Signal struct {
 	Program string
 }
 
-func (s Signal) String() string { return "signal " + s.PIDFile + " " + s.Name }
+func (s Signal) String() string {
+	return strings.TrimSpace(strings.Join([]string{"signal", s.PIDFile, s.Name, s.Program}, " "))
+}
 
 // Reload is for Way.
 func (s Signal) Reload(context.Context) error {
