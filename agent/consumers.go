@@ -95,6 +95,9 @@ func (a *Agent) onWriting(ds []files.Delivery) error { return a.consumers.Writin
 // onWritten sets them off.
 func (a *Agent) onWritten(ds []files.Delivery) { a.consumers.Written(changes(ds)) }
 
+// onUnwritten keeps no reload waiting for files that could not be written.
+func (a *Agent) onUnwritten(ds []files.Delivery) { a.consumers.Unwritten(changes(ds)) }
+
 func changes(ds []files.Delivery) []consumers.Change {
 	out := make([]consumers.Change, len(ds))
 	for i, d := range ds {

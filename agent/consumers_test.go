@@ -25,8 +25,9 @@ type consumerRig struct {
 	st   *store.Store
 }
 
-// newConsumerRig makes an agent on a state directory. Nothing of it runs yet.
-func newConsumerRig(t *testing.T, dir string, f config.File) *consumerRig {
+// newConsumerRig makes an agent on a state directory, with more files if need be.
+// Nothing of it runs yet.
+func newConsumerRig(t *testing.T, dir string, f config.File, more ...config.File) *consumerRig {
 	t.Helper()
 	st, err := store.Open(filepath.Join(dir, "state"))
 	if err != nil {
@@ -36,7 +37,7 @@ func newConsumerRig(t *testing.T, dir string, f config.File) *consumerRig {
 	if f.Certificate == "" {
 		f.Secret, f.Field = "db", "password"
 	}
-	cfg := &config.Config{StateDir: filepath.Join(dir, "state"), RuntimeDir: filepath.Join(dir, "run"), Files: []config.File{f}}
+	cfg := &config.Config{StateDir: filepath.Join(dir, "state"), RuntimeDir: filepath.Join(dir, "run"), Files: append(more, f)}
 	a, err := newAgent(cfg, Options{Log: slog.New(slog.DiscardHandler)}, st)
 	if err != nil {
 		t.Fatal(err)
@@ -218,6 +219,31 @@ func TestARollBackOutlivesTheAgent(t *testing.T) {
 	r.await(stateReloaded)
 	if !holds(third) {
 		t.Error("the third is not in the file")
+	}
+	stop()
+}
+
+// A file that cannot be written does not keep its consumer from being told of the
+// others within two seconds.
+func TestAFileThatCannotBeWrittenDelaysNoReload(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	told, full := filepath.Join(dir, "told"), filepath.Join(dir, "full")
+	if err := os.Mkdir(full, 0o755); err != nil { // which no file can replace
+		t.Fatal(err)
+	}
+	f := config.File{Reload: config.Reload{Exec: []string{"touch", told}}}
+	other := f
+	other.Path, other.Secret, other.Field = full, "db", "password"
+	r := newConsumerRig(t, dir, f, other)
+	stop := r.run()
+	began := time.Now()
+	r.publish("one")
+	eventuallyTrue(t, "the reload", func() bool { _, err := os.Stat(told); return err == nil })
+	if d := time.Since(began); d > 2*time.Second {
+		t.Errorf("told after %v", d)
 	}
 	stop()
 }

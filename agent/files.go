@@ -21,7 +21,7 @@ const kindFiles = "files"
 
 // makeFiles makes the file sinks.
 func (a *Agent) makeFiles() (err error) {
-	c := files.Config{Log: a.log, Drifted: a.onDrift, Writing: a.onWriting, Written: a.onWritten, Trusted: a.cfg.StatePath()}
+	c := files.Config{Log: a.log, Drifted: a.onDrift, Writing: a.onWriting, Written: a.onWritten, Unwritten: a.onUnwritten, Trusted: a.cfg.StatePath()}
 	if c.Remembered, err = a.store.Record(kindFiles, "memory"); err != nil {
 		return err
 	}

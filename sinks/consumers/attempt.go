@@ -119,6 +119,7 @@ func (c *consumer) succeeded(outcome string, proven bool) {
 	}
 	unfinished := maps.Clone(c.noted)
 	maps.Copy(unfinished, c.changed)
+	maps.Copy(unfinished, c.unwritten)
 	rec = rec.settled(unfinished)
 	c.tried = now
 	if err := c.save(rec); err != nil {

@@ -19,6 +19,7 @@ type consumer struct {
 	rec        record              // guarded by mu: as it is on disk
 	left       []string            // guarded by mu: targets that a failed try, or an earlier run, has left to do
 	noted      map[string]bool     // guarded by mu: targets about to change
+	unwritten  map[string]bool     // guarded by mu: targets that were about to, and could not
 	changed    map[string]bool     // guarded by mu: changed targets; true if not only repaired
 	delivered  map[string]delivery // guarded by mu: what was last written to a target
 	rolledBack map[string]bool     // guarded by mu
@@ -73,8 +74,20 @@ func (c *consumer) note(changes []Change) error {
 	}
 	for _, ch := range changes {
 		c.noted[ch.Target] = true
+		delete(c.unwritten, ch.Target)
 	}
 	return nil
+}
+
+// giveUp takes note that targets have not changed.
+func (c *consumer) giveUp(changes []Change) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, ch := range changes {
+		delete(c.noted, ch.Target)
+		c.unwritten[ch.Target] = true
+	}
+	c.wakeUp()
 }
 
 // take takes up that targets have changed.
@@ -88,6 +101,7 @@ func (c *consumer) take(changes []Change) {
 	c.last = now
 	for _, ch := range changes {
 		delete(c.noted, ch.Target)
+		delete(c.unwritten, ch.Target)
 		if !ch.Repaired { // else it is what was rolled back to
 			delete(c.rolledBack, ch.Target)
 		}

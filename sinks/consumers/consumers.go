@@ -56,7 +56,7 @@ func New(cfg Config) (*Consumers, error) {
 	}
 	for _, c := range cfg.Consumers {
 		own := &consumer{Consumer: c, cs: cs, wake: make(chan struct{}, 1),
-			noted: map[string]bool{}, changed: map[string]bool{}, delivered: map[string]delivery{}, rolledBack: map[string]bool{}}
+			noted: map[string]bool{}, unwritten: map[string]bool{}, changed: map[string]bool{}, delivered: map[string]delivery{}, rolledBack: map[string]bool{}}
 		if blob := records[c.Name]; blob != nil {
 			if err := json.Unmarshal(blob, &own.rec); err != nil { // of another version: better once too often than never
 				own.rec = record{Pending: true, Many: true}
@@ -106,6 +106,15 @@ func (cs *Consumers) Writing(changes []Change) error {
 func (cs *Consumers) Written(changes []Change) {
 	for c, own := range cs.split(changes) {
 		c.take(own)
+	}
+}
+
+// Unwritten takes note that targets were not changed after all, or not in full: no
+// reload waits for them. What was noted stays, for one that has changed and that a
+// crash keeps from being found so.
+func (cs *Consumers) Unwritten(changes []Change) {
+	for c, own := range cs.split(changes) {
+		c.giveUp(own)
 	}
 }
 

@@ -105,6 +105,42 @@ func TestOneChangeIsReloadedAtOnce(t *testing.T) {
 	})
 }
 
+// A file that cannot be written delays the reload for the others of its consumer
+// by nothing. Should it have changed nevertheless, a crash does not forget that.
+func TestAFileThatCannotBeWrittenDelaysNoReload(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newStore()
+		var n, m atomic.Int64
+		r := start(t, store, newFiles(), counting("app", &n, nil, "/f/a", "/f/full"))
+		for i := range 3 {
+			full := []Change{{Target: "/f/full", Generation: int64(i)}}
+			if err := r.Writing(full); err != nil {
+				t.Fatal(err)
+			}
+			r.deliver(t, "/f/a")
+			r.Unwritten(full)
+			time.Sleep(quiet + time.Millisecond)
+			synctest.Wait()
+			if n.Load() != int64(i+1) {
+				t.Errorf("%d reloads after %v, want %d", n.Load(), quiet, i+1)
+			}
+		}
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if n.Load() != 3 || !store.pending(t, "app") {
+			t.Errorf("%d reloads, pending %v", n.Load(), store.pending(t, "app"))
+		}
+		r.halt()
+		r = start(t, store, newFiles(), counting("app", &m, nil, "/f/a", "/f/full"))
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if m.Load() != 1 || store.pending(t, "app") {
+			t.Errorf("after a start: %d reloads, pending %v", m.Load(), store.pending(t, "app"))
+		}
+		r.halt()
+	})
+}
+
 func TestAStuckConsumerDelaysNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var stuck, well atomic.Int64
