@@ -22,9 +22,10 @@ type batch struct {
 type job struct {
 	t        *target
 	d        *dir
-	entries  []*entry
-	contents []content // of the entries
+	models   []model
 	drift    bool
+	silent   bool // it is what a roll-back has put back, and nobody is told
+	right    bool // it is written, and has only to be told
 	delivery Delivery
 	err      error
 }
@@ -37,8 +38,10 @@ type content struct {
 
 func (e *entry) make(its items) (content, error) {
 	b, err := e.render(its)
-	return content{b, sha256.Sum256(b)}, err
+	return contentOf(b), err
 }
+
+func contentOf(b []byte) content { return content{b, sha256.Sum256(b)} }
 
 // apply changes targets and makes them what they should be then. Targets have
 // to be in the order of their paths.
@@ -64,7 +67,10 @@ func (fs *Files) apply(targets []*target, change func(*target)) error {
 	}
 	var all []error
 	for _, t := range targets {
-		t.settle(fs, errs[t])
+		if errs[t] == nil && t.set != nil {
+			errs[t] = t.prune(b)
+		}
+		t.settle(errs[t])
 		all = append(all, errs[t])
 	}
 	return errors.Join(all...)
@@ -96,16 +102,14 @@ func aboutTarget(t *target, err error) error {
 
 // write does the jobs. What failed is in them.
 func (b *batch) write(jobs []*job) {
-	if len(jobs) > 0 && b.fs.cfg.Writing != nil {
-		if err := b.fs.cfg.Writing(deliveries(jobs)); err != nil {
-			for _, j := range jobs {
-				j.err = &Error{Path: j.t.path, Op: "prepare", Err: err}
-			}
-			b.tellUnwritten(jobs)
-			return
-		}
+	if !b.announce(jobs) {
+		return
 	}
 	for _, j := range jobs {
+		if j.right {
+			j.d.touched = true // what failed may have been the sync
+			continue
+		}
 		j.err = j.t.write(b, j)
 		if j.err != nil {
 			if _, ok := errors.AsType[*Error](j.err); !ok {
@@ -126,32 +130,68 @@ func (b *batch) write(jobs []*job) {
 			}
 		}
 	}
-	done := slices.DeleteFunc(slices.Clone(jobs), func(j *job) bool { return j.err != nil })
-	now := time.Now()
-	for _, j := range done {
-		t := j.t
-		t.since, t.previous, t.delivered = now, t.delivered, j.delivery
-		if j.drift {
-			t.repaired = now
-		}
-		for _, e := range t.entries {
-			if m, ok := t.marks[e.name]; ok {
-				t.memory.note(t.pathOf(e), e, t.items, m.id)
-			}
+	for _, j := range jobs {
+		if j.err == nil {
+			j.t.done(j)
 		}
 	}
 	b.fs.memory.keep()
-	if len(done) > 0 && b.fs.cfg.Written != nil {
-		b.fs.cfg.Written(deliveries(done))
-	}
-	b.tellUnwritten(jobs)
+	b.tell(jobs)
 }
 
-// tellUnwritten tells of the jobs that failed.
-func (b *batch) tellUnwritten(jobs []*job) {
-	failed := slices.DeleteFunc(slices.Clone(jobs), func(j *job) bool { return j.err == nil })
-	if len(failed) > 0 && b.fs.cfg.Unwritten != nil {
-		b.fs.cfg.Unwritten(deliveries(failed))
+// announce notes what has to follow, and reports false if that cannot be.
+func (b *batch) announce(jobs []*job) bool {
+	loud := slices.DeleteFunc(slices.Clone(jobs), func(j *job) bool { return j.silent })
+	if len(loud) == 0 || b.fs.cfg.Writing == nil {
+		return true
+	}
+	if err := b.fs.cfg.Writing(deliveries(loud)); err != nil {
+		for _, j := range jobs {
+			j.err = &Error{Path: j.t.path, Op: "prepare", Err: err}
+		}
+		b.tell(jobs)
+		return false
+	}
+	for _, j := range loud {
+		j.t.owed = &j.delivery
+	}
+	return true
+}
+
+// tell tells of the jobs that are done, and of those that failed.
+func (b *batch) tell(jobs []*job) {
+	var written, unwritten []*job
+	for _, j := range jobs {
+		switch {
+		case j.silent:
+		case j.err == nil:
+			j.t.owed = nil
+			written = append(written, j)
+		default:
+			unwritten = append(unwritten, j)
+		}
+	}
+	if len(written) > 0 && b.fs.cfg.Written != nil {
+		b.fs.cfg.Written(deliveries(written))
+	}
+	if len(unwritten) > 0 && b.fs.cfg.Unwritten != nil {
+		b.fs.cfg.Unwritten(deliveries(unwritten))
+	}
+}
+
+// done takes up that a job is written.
+func (t *target) done(j *job) {
+	now := time.Now()
+	t.since = now
+	if j.drift {
+		t.repaired = now
+	} else {
+		t.previous, t.delivered = t.delivered, j.delivery
+	}
+	for _, m := range j.models {
+		if mark, ok := t.marks[m.name]; ok && m.entry != nil {
+			t.fs.memory.note(t.pathOf(m.entry), m.entry, t.items, mark.id)
+		}
 	}
 }
 

@@ -67,6 +67,8 @@ type Delivery struct {
 	// Repaired is set if it was written because of a Drift, and not because an
 	// item changed.
 	Repaired bool
+
+	items items // what it is made of
 }
 
 // An Item is a version of a secret or of a certificate.

@@ -50,14 +50,13 @@ func New(cfg Config) (*Files, error) {
 	if bad != nil {
 		return nil, errors.Join(bad...)
 	}
-	memory := newMemory(cfg.Remembered, cfg.Remember, cfg.Log)
+	fs.memory = newMemory(cfg.Remembered, cfg.Remember, cfg.Log)
 	for _, t := range fs.sorted() {
-		t.memory = memory
+		t.fs = fs
 		for _, r := range t.needs() {
 			fs.users[r] = append(fs.users[r], t)
 		}
 	}
-	fs.memory = memory
 	fs.tidy()
 	return fs, nil
 }

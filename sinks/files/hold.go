@@ -29,7 +29,7 @@ func (fs *Files) Hold(path, wanted string) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.held, t.heldFrom = true, wanted
+	t.held, t.heldFrom, t.settled = true, wanted, false
 	return nil
 }
 
@@ -53,7 +53,14 @@ func (t *target) release() {
 		return
 	}
 	if now := t.wanted(); now != "" && now != t.heldFrom {
-		t.held = false
+		t.unhold()
+	}
+}
+
+// unhold has the target be again what its items give.
+func (t *target) unhold() {
+	if t.held {
+		t.held, t.back, t.settled, t.marks = false, nil, false, map[string]mark{}
 	}
 }
 

@@ -1,11 +1,15 @@
 package files
 
 import (
+	"cmp"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/signet-agent/signet/sinks"
 )
@@ -141,5 +145,144 @@ func TestWhatCouldNotBeWrittenIsTold(t *testing.T) {
 	refuse = errors.New("disk full")
 	if err := fs.PublishSecret(db("2", "y")); !errors.Is(err, refuse) || !slices.Equal(told["unwritten"], []string{bad, good}) {
 		t.Errorf("refused: told %v, %v", told, err)
+	}
+}
+
+// What a roll-back has put back is kept right like anything else, with who may read
+// it: it may well be there for an hour. Nobody is reloaded for it.
+func TestDriftOfARollBackIsRepairedWithinASecond(t *testing.T) {
+	for _, tt := range []struct {
+		what, at string
+		change   func(path string) error
+	}{
+		{"deleted", "", os.Remove},
+		{"content", "", func(path string) error { return os.WriteFile(path, []byte("edited"), 0o600) }},
+		{"mode", "", func(path string) error { return os.Chmod(path, 0o666) }},
+		{"added", "more", func(path string) error { return os.WriteFile(path, nil, 0o600) }},
+	} {
+		for _, restarted := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s,restarted=%v", tt.what, restarted), func(t *testing.T) {
+				dir := tempDir(t)
+				path, set := filepath.Join(dir, "pw"), filepath.Join(dir, "tls")
+				cfg := Config{Files: []File{{Path: path, Secret: "db", Field: "password", KeepPrevious: true}}, Sets: []Set{pairSet(dir, 1)}}
+				fs, err := New(cfg)
+				if err != nil {
+					t.Fatal(err)
+				}
+				r := &rig{Files: fs}
+				if restarted {
+					if err := errors.Join(fs.PublishSecret(both(1)), fs.PublishSecret(both(2)), fs.Rollback(path), fs.Rollback(set)); err != nil {
+						t.Fatal(err)
+					}
+					wanted, err := fs.Wanted(path)
+					wantedSet, err2 := fs.Wanted(set)
+					r = startWith(t, cfg)
+					if err := errors.Join(err, err2, r.Hold(path, wanted), r.Hold(set, wantedSet), r.PublishSecret(both(2))); err != nil {
+						t.Fatal(err)
+					}
+				} else {
+					r = startWith(t, cfg)
+					if err := errors.Join(r.PublishSecret(both(1)), r.PublishSecret(both(2)), r.Rollback(path), r.Rollback(set)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				before, _ := r.counts()
+				link, err := os.Readlink(set)
+				if err != nil {
+					t.Fatal(err)
+				}
+				eventually(t, time.Second, "the generation is watched", func() bool { return slices.Contains(r.watched(), filepath.Join(dir, link)) })
+				drifts := []string{filepath.Join(set, cmp.Or(tt.at, "password"))}
+				if tt.at == "" {
+					drifts = append(drifts, path)
+				}
+				for _, p := range drifts {
+					if err := tt.change(p); err != nil {
+						t.Fatal(err)
+					}
+				}
+				want := passwordOf(both(1))
+				eventually(t, time.Second, "the repair", func() bool {
+					u, p, err := readSet(set)
+					names, _ := os.ReadDir(set)
+					_, told := r.counts()
+					return err == nil && u == want && p == want && len(names) == 2 && holds(set+"/password", want, 0o640) && holds(path, want, 0o600) && told == len(drifts)
+				})
+				r.mu.Lock()
+				for _, d := range r.drifted {
+					if d.What != tt.what || !slices.Contains(drifts, d.Path) {
+						t.Errorf("told of %+v, want %s of %v", d, tt.what, drifts)
+					}
+				}
+				r.mu.Unlock()
+				if after, _ := r.counts(); after != before {
+					t.Errorf("%d deliveries told of", after-before)
+				}
+				if err := errors.Join(r.Redeliver(path), r.Redeliver(set)); err != nil || !holds(path, passwordOf(both(2)), 0o600) || !holds(set+"/password", passwordOf(both(2)), 0o640) {
+					t.Errorf("not delivered again: %v", err)
+				}
+				if err := errors.Join(r.Rollback(path), r.Rollback(set)); err == nil && !holds(path, want, 0o600) || !holds(set+"/password", want, 0o640) {
+					t.Errorf("not rolled back again: %v", err)
+				}
+			})
+		}
+	}
+}
+
+// What lies ready to be put back may have been opened to others meanwhile.
+func TestARollBackHasItsModeAgain(t *testing.T) {
+	dir := tempDir(t)
+	path := filepath.Join(dir, "pw")
+	r := start(t, File{Path: path, Secret: "db", Field: "password", KeepPrevious: true})
+	if err := errors.Join(r.PublishSecret(both(1)), r.PublishSecret(both(2)), os.Chmod(filepath.Join(dir, prevPrefix+"pw"), 0o666)); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Rollback(path); err != nil || !holds(path, passwordOf(both(1)), 0o600) {
+		t.Errorf("not put back with its mode: %v", err)
+	}
+}
+
+// What Writing was called for and then found right, whoever has made it so, is
+// told of: else its consumer would be waited for, and never reloaded.
+func TestWhatWasAnnouncedIsToldOnceItIsRight(t *testing.T) {
+	dir := tempDir(t)
+	path := filepath.Join(dir, "pw")
+	if err := os.Mkdir(path, 0o755); err != nil { // cannot be renamed onto
+		t.Fatal(err)
+	}
+	var told []Delivery
+	fs, err := New(Config{Files: []File{{Path: path, Secret: "db", Field: "password"}}, Writing: func([]Delivery) error { return nil },
+		Written: func(ds []Delivery) { told = append(told, ds...) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := fs.PublishSecret(db("1", "hunter2")); err == nil {
+		t.Fatal("written over a directory")
+	}
+	if err := errors.Join(os.Remove(path), os.WriteFile(path, []byte("hunter2"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if err := fs.PublishSecret(db("1", "hunter2")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if gen, err := fs.Generation(path); err != nil || len(told) != 1 || told[0].Generation != gen || told[0].Repaired {
+		t.Errorf("told of %+v, want generation %d once; %v", told, gen, err)
+	}
+}
+
+// A set whose old generations cannot be removed is delivered all the same.
+func TestOldGenerationsThatStayDoNotKeepTheReloadBack(t *testing.T) {
+	dir := tempDir(t)
+	if err := os.MkdirAll(filepath.Join(dir, ".signet-set-tls", "5", "foreign"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	r := startWith(t, Config{Sets: []Set{pairSet(dir, 0)}})
+	if err := r.PublishSecret(both(1)); err == nil || !strings.Contains(err.Error(), "remove generation") {
+		t.Errorf("error %v", err)
+	}
+	if n, _ := r.counts(); n != 1 {
+		t.Errorf("told of %d deliveries", n)
 	}
 }

@@ -13,14 +13,25 @@ import (
 // ErrNoPrevious means that there is nothing to roll back to.
 var ErrNoPrevious = errors.New("nothing previous is kept")
 
-// Rollback puts the previous generation of a target back. It stays in place, and
-// is not put right when somebody changes it, until an item of the target has a
-// new version, Redeliver, or the next start. The hooks are not called.
+// Rollback puts the previous generation of a target back. It is what should be in
+// place then, and put right when somebody changes it, until something else is
+// wanted or Redeliver is called. The hooks are not called for all that.
 func (fs *Files) Rollback(path string) error {
 	t, err := fs.target(path)
 	if err != nil {
 		return err
 	}
+	if err := fs.rollback(t); err != nil {
+		if e, ok := errors.AsType[*Error](err); ok {
+			return e
+		}
+		return &Error{Path: t.path, Op: "roll back", Err: err, Remedy: t.remedy(err)}
+	}
+	fs.check(t) // who may read it may have been changed while it lay there
+	return nil
+}
+
+func (fs *Files) rollback(t *target) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	b := &batch{fs: fs, dirs: map[string]*dir{}}
@@ -29,46 +40,48 @@ func (fs *Files) Rollback(path string) error {
 	if err != nil {
 		return err
 	}
-	var gen int64
 	if t.set != nil {
-		gen, err = t.rollbackSet(fs, d)
+		err = t.rollbackSet(d)
 	} else {
-		gen, err = t.rollbackFile(d)
+		err = t.rollbackFile(d)
 	}
 	if err != nil {
-		return &Error{Path: t.path, Op: "roll back", Err: err, Remedy: t.remedy(err)}
+		return err
 	}
 	d.touched = true
-	t.generation, t.held, t.heldFrom, t.settled, t.marks = gen, true, t.wanted(), false, map[string]mark{}
+	t.held, t.heldFrom, t.settled = true, t.wanted(), false
+	if err := t.hold(d, t.previous); err != nil {
+		return err
+	}
 	t.delivered, t.previous = t.previous, Delivery{}
-	t.delivered.Target, t.delivered.Generation = t.path, gen
-	fs.cfg.Log.Warn("previous version is back in place", "file", t.path, "generation", gen)
+	t.delivered.Target, t.delivered.Generation = t.path, t.generation
+	fs.cfg.Log.Warn("previous version is back in place", "file", t.path, "generation", t.generation)
 	return nil
 }
 
-func (t *target) rollbackFile(d *dir) (int64, error) {
+func (t *target) rollbackFile(d *dir) error {
 	prev := prevPrefix + t.base
 	st, err := d.previous(t.base)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	if t.inPlace || d.isMount(t.base) {
 		old, err := d.read(prev, maxRead)
 		if err != nil {
-			return 0, cause(err)
+			return cause(err)
 		}
 		if _, err := t.overwrite(d, old, t.entries[0].attr, st.Mtim.Nano()); err != nil {
-			return 0, err
+			return err
 		}
 	} else if err := unix.Renameat(d.fd(), prev, d.fd(), t.base); err != nil {
-		return 0, os.NewSyscallError("rename", err)
+		return os.NewSyscallError("rename", err)
 	}
-	return st.Mtim.Nano(), d.remove(prev)
+	return d.remove(prev)
 }
 
-func (t *target) rollbackSet(fs *Files, d *dir) (int64, error) {
+func (t *target) rollbackSet(d *dir) error {
 	if err := t.load(d); err != nil {
-		return 0, err
+		return err
 	}
 	s := t.set
 	now, what, _ := t.current(d)
@@ -80,12 +93,12 @@ func (t *target) rollbackSet(fs *Files, d *dir) (int64, error) {
 			continue
 		}
 		if err := t.lead(d, gen); err != nil {
-			return 0, err
+			return err
 		}
-		s.replaced[now], s.dropped[now], t.generation = time.Now(), true, gen
-		return gen, t.prune(fs, d)
+		s.replaced[now], s.dropped[now] = time.Now(), true
+		return nil
 	}
-	return 0, ErrNoPrevious
+	return ErrNoPrevious
 }
 
 // Redeliver ends a Rollback: what the target should hold is written again, with
@@ -95,7 +108,7 @@ func (fs *Files) Redeliver(path string) error {
 	if err != nil {
 		return err
 	}
-	return fs.apply([]*target{t}, func(t *target) { t.held = false })
+	return fs.apply([]*target{t}, func(t *target) { t.unhold() })
 }
 
 // Generation is the generation of a target that is in place, as the disk has it.
@@ -112,18 +125,24 @@ func (fs *Files) Generation(path string) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
+	gen, err := t.onDisk(d)
+	if err != nil {
+		return 0, &Error{Path: t.path, Op: "look at", Err: err}
+	}
+	return gen, nil
+}
+
+// onDisk is for Generation.
+func (t *target) onDisk(d *dir) (int64, error) {
 	if t.set != nil {
 		gen, what, _ := t.current(d)
 		if what != "" {
-			return 0, &Error{Path: t.path, Op: "look at", Err: errors.New("no generation is in place")}
+			return 0, errors.New("no generation is in place")
 		}
 		return gen, nil
 	}
 	st, err := d.stat(t.base)
-	if err != nil {
-		return 0, &Error{Path: t.path, Op: "look at", Err: err}
-	}
-	return st.Mtim.Nano(), nil
+	return st.Mtim.Nano(), err
 }
 
 // Delivered is what is in place, as far as this process has seen it right or

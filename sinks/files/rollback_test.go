@@ -14,8 +14,14 @@ import (
 func TestRollbackAfterAStart(t *testing.T) {
 	dir := tempDir(t)
 	tls := filepath.Join(dir, "tls")
-	begin := func() *rig { return startWith(t, Config{Sets: []Set{pairSet(dir, 1)}}) }
-	rollsBackTo := func(r *rig, n int, when string) {
+	begin := func() *Files {
+		f, err := New(Config{Sets: []Set{pairSet(dir, 1)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	rollsBackTo := func(r *Files, n int, when string) {
 		t.Helper()
 		if err := r.Rollback(tls); err != nil {
 			t.Fatal(err)

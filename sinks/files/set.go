@@ -99,66 +99,51 @@ func (t *target) planSet(b *batch, d *dir, entries []*entry) (*job, error) {
 	if err := t.load(d); err != nil {
 		return nil, err
 	}
-	if t.settled && t.unchanged(d, entries) {
-		return nil, t.prune(b.fs, d)
-	}
-	var contents []content
-	for _, e := range entries {
-		c, err := e.make(t.items)
-		if err != nil {
-			return nil, t.renderError(fmt.Errorf("%s: %w", e.name, err))
-		}
-		contents = append(contents, c)
-	}
-	gen, what, st := t.current(d)
-	path := t.path
-	marks := map[string]mark{}
-	if what == "" {
-		what, path, st = t.compareSet(d, gen, entries, contents, marks)
-	}
-	if what == "" {
-		t.right(marks, gen)
-		t.delivered = t.delivery(entries, gen)
-		return nil, t.prune(b.fs, d)
-	}
-	drift := t.generation != 0 && t.sameAsMarked(entries, contents)
-	if drift && !t.repair(b.fs, path, what, st) {
+	if t.settled && t.unchanged(d) {
 		return nil, nil
 	}
-	return &job{t: t, d: d, entries: entries, contents: contents, drift: drift,
-		delivery: t.deliver(entries, slices.Max(append(t.set.gens, 0)), drift)}, nil
-}
-
-// sameAsMarked reports whether the same is wanted as was last seen to be right.
-func (t *target) sameAsMarked(entries []*entry, contents []content) bool {
-	for i, e := range entries {
-		if m, ok := t.marks[e.name]; !ok || m.sum != contents[i].sum {
-			return false
-		}
+	models, err := t.models(entries)
+	if err != nil {
+		return nil, err
 	}
-	return len(t.marks) == len(entries)
+	marks := map[string]mark{}
+	f := flaw{path: t.path}
+	gen, what, st := t.current(d)
+	if f.what, f.st = what, st; what == "" {
+		f = t.compareSet(d, gen, models, marks)
+	}
+	if f.what == "" {
+		t.right(marks, gen)
+		return t.found(d, entries), nil
+	}
+	return t.rewrite(b, d, entries, models, f, slices.Max(append(t.set.gens, 0)))
 }
 
 // compareSet compares all files of a generation, and notes their marks.
-func (t *target) compareSet(d *dir, gen int64, entries []*entry, contents []content, marks map[string]mark) (what, path string, st unix.Stat_t) {
-	path = t.path
+func (t *target) compareSet(d *dir, gen int64, models []model, marks map[string]mark) flaw {
 	g, err := d.below(t.linkTo(gen))
 	if err != nil {
-		return "deleted", path, st
+		return flaw{path: t.path, what: "deleted"}
 	}
 	defer g.close()
-	for i, e := range entries {
-		what, st = t.compare(g, e, contents[i])
+	for _, m := range models {
+		what, st := t.compare(g, m)
 		if what != "" {
-			return what, filepath.Join(t.path, e.name), st
+			return flaw{filepath.Join(t.path, m.name), what, st}
 		}
-		marks[e.name] = mark{contents[i].sum, identify(st)}
+		marks[m.name] = mark{m.sum, identify(st)}
 	}
 	names, err := g.f.Readdirnames(-1)
-	if err != nil || len(names) != len(entries) {
-		return "content", path, st // a file too many
+	if err != nil {
+		return flaw{path: t.path, what: "deleted"}
 	}
-	return "", path, st
+	for _, name := range names {
+		if _, wanted := marks[name]; !wanted {
+			st, _ := g.stat(name)
+			return flaw{filepath.Join(t.path, name), "added", st}
+		}
+	}
+	return flaw{}
 }
 
 // writeSet writes a generation and has the link lead to it.
@@ -185,12 +170,11 @@ func (t *target) writeSet(b *batch, j *job) error {
 	s.replaced[was] = time.Now()
 	s.dropped[was], s.dropped[gen-1] = j.drift, j.drift // the link or a file was not as it was delivered
 	t.right(marks, gen)
-	b.fs.wakeUp() // it is to be watched
-	return t.prune(b.fs, j.d)
+	return nil
 }
 
 // unchanged reports whether nothing about the set is other than it was marked.
-func (t *target) unchanged(d *dir, entries []*entry) bool {
+func (t *target) unchanged(d *dir) bool {
 	gen, what, _ := t.current(d)
 	if what != "" || gen != t.generation {
 		return false
@@ -200,13 +184,13 @@ func (t *target) unchanged(d *dir, entries []*entry) bool {
 		return false
 	}
 	defer g.close()
-	for _, e := range entries {
-		if st, err := g.stat(e.name); err != nil || identify(st) != t.marks[e.name].id {
+	for name, m := range t.marks {
+		if st, err := g.stat(name); err != nil || identify(st) != m.id {
 			return false
 		}
 	}
 	names, err := g.f.Readdirnames(-1)
-	return err == nil && len(names) == len(entries) && len(t.marks) == len(entries)
+	return err == nil && len(names) == len(t.marks)
 }
 
 // openStore opens the directory of the generations, and makes it if need be.
@@ -236,12 +220,12 @@ func (t *target) writeGeneration(store *dir, j *job) (map[string]mark, error) {
 	}
 	defer g.close()
 	marks := map[string]mark{}
-	for i, e := range j.entries {
-		st, err := g.create(e.name, j.contents[i].bytes, e.attr, j.delivery.Generation)
+	for _, m := range j.models {
+		st, err := g.create(m.name, m.bytes, m.attr, j.delivery.Generation)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", e.name, err)
+			return nil, fmt.Errorf("%s: %w", m.name, err)
 		}
-		marks[e.name] = mark{j.contents[i].sum, identify(st)}
+		marks[m.name] = mark{m.sum, identify(st)}
 	}
 	// Who may read is said by the files, their names are no secret.
 	if err := unix.Fchmod(g.fd(), 0o755); err != nil {
@@ -307,8 +291,11 @@ func (t *target) adopt(d *dir, tmp string, gen int64) error {
 
 // prune removes the generations that are not kept and that no reader can have
 // open any more.
-func (t *target) prune(fs *Files, d *dir) error {
-	s := t.set
+func (t *target) prune(b *batch) error {
+	s, d := t.set, b.dirs[t.dir]
+	if d == nil || !s.loaded { // nothing was looked at
+		return nil
+	}
 	kept, now := 0, time.Now()
 	var left []int64
 	var store *dir
@@ -345,7 +332,7 @@ func (t *target) prune(fs *Files, d *dir) error {
 	slices.Reverse(left)
 	s.gens = left
 	if !t.due.IsZero() {
-		fs.wakeUp()
+		b.fs.wakeUp()
 	}
 	return nil
 }

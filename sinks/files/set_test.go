@@ -178,7 +178,7 @@ func TestDriftOfASetIsRepairedWithinASecond(t *testing.T) {
 		{"content", "/password", func(set string) error { return os.WriteFile(set+"/password", []byte("edited"), 0o640) }},
 		{"deleted", "/password", func(set string) error { return os.Remove(set + "/password") }},
 		{"mode", "/password", func(set string) error { return os.Chmod(set+"/password", 0o666) }},
-		{"content", "", func(set string) error { return os.WriteFile(set+"/more", nil, 0o600) }},
+		{"added", "/more", func(set string) error { return os.WriteFile(set+"/more", nil, 0o600) }},
 		{"deleted", "", func(set string) error {
 			link, err := os.Readlink(set)
 			return errors.Join(err, os.Rename(filepath.Join(filepath.Dir(set), link), set+".moved"))

@@ -18,22 +18,22 @@ func (t *target) write(b *batch, j *job) error {
 	if err != nil {
 		return err
 	}
-	t.right(map[string]mark{t.base: {j.contents[0].sum, identify(st)}}, j.delivery.Generation)
+	t.right(map[string]mark{t.base: {j.models[0].sum, identify(st)}}, j.delivery.Generation)
 	return nil
 }
 
 func (t *target) writeFile(b *batch, j *job) (st unix.Stat_t, err error) {
-	e, c, n := t.entries[0], j.contents[0].bytes, j.delivery.Generation
+	e, m, n := t.entries[0], j.models[0], j.delivery.Generation
 	if t.inPlace {
 		return t.writeInPlace(b, j)
 	}
 	if e.KeepPrevious && !j.drift {
 		var unkept error
-		if st, unkept, err = j.d.exchange(t.base, c, e.attr, n); unkept != nil {
+		if st, unkept, err = j.d.exchange(t.base, m.bytes, m.attr, n); unkept != nil {
 			t.unkept(b, unkept)
 		}
 	} else {
-		st, err = j.d.replace(t.base, c, e.attr, n)
+		st, err = j.d.replace(t.base, m.bytes, m.attr, n)
 	}
 	if err != nil && (errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EXDEV)) && j.d.isMount(t.base) {
 		if e.RefuseInPlace {
@@ -117,7 +117,7 @@ func (t *target) writeInPlace(b *batch, j *job) (st unix.Stat_t, err error) {
 			t.unkept(b, err)
 		}
 	}
-	return t.overwrite(d, j.contents[0].bytes, e.attr, j.delivery.Generation)
+	return t.overwrite(d, j.models[0].bytes, j.models[0].attr, j.delivery.Generation)
 }
 
 // overwrite writes the file in place. If it fails the file has what it had.

@@ -20,7 +20,7 @@ type target struct {
 	path, dir, base string
 	entries         []*entry
 	set             *setState // nil for a file
-	memory          *memory
+	fs              *Files
 	watching        atomic.Pointer[string] // what Run watches besides dir
 
 	mu         sync.Mutex
@@ -30,9 +30,11 @@ type target struct {
 	marks      map[string]mark // guarded by mu: of the entries last seen to be right, by name
 	settled    bool            // guarded by mu: the marks are of the items as they are
 	generation int64           // guarded by mu: in place; 0 if not seen to be right
+	owed       *Delivery       // guarded by mu: what Writing was called for, and Written not yet
 	delivered  Delivery        // guarded by mu: that generation
 	previous   Delivery        // guarded by mu: the one before it
-	held       bool            // guarded by mu: rolled back, and left so
+	held       bool            // guarded by mu: rolled back, and kept so
+	back       []model         // guarded by mu: what the roll-back has put back; nil if that is not known yet
 	heldFrom   string          // guarded by mu: what was wanted then
 	inPlace    bool            // guarded by mu: it cannot be renamed onto
 	since      time.Time       // guarded by mu: when it was written
@@ -113,7 +115,8 @@ func (t *target) give(r ref, it item) {
 func (t *target) take(r ref) {
 	_, had := t.items[r]
 	delete(t.items, r)
-	t.withdrawn[r], t.settled, t.held = true, false, false
+	t.withdrawn[r], t.settled = true, false
+	t.unhold()
 	t.purge = t.purge || had || t.set != nil
 }
 
@@ -144,50 +147,105 @@ func (t *target) plan(b *batch) (*job, error) {
 		t.purge = false
 	}
 	entries, ok := t.present()
-	if !ok || len(entries) == 0 || t.held {
+	if !ok || len(entries) == 0 {
 		return nil, nil
 	}
 	d, err := b.dir(t)
 	if err != nil {
 		return nil, err
 	}
+	if t.held && t.back == nil && t.hold(d, Delivery{}) != nil {
+		t.unhold() // what an earlier process has put back is there no more
+	}
 	if t.set != nil {
 		return t.planSet(b, d, entries)
 	}
-	return t.planFile(b, d)
+	return t.planFile(b, d, entries)
 }
 
-func (t *target) planFile(b *batch, d *dir) (*job, error) {
-	e := t.entries[0]
-	if st, err := d.stat(t.base); err == nil && t.settled && identify(st) == t.marks[e.name].id {
+func (t *target) planFile(b *batch, d *dir, entries []*entry) (*job, error) {
+	if st, err := d.stat(t.base); err == nil && t.settled && identify(st) == t.marks[t.base].id {
 		return nil, nil
 	}
-	c, err := e.make(t.items)
+	models, err := t.models(entries)
 	if err != nil {
-		return nil, t.renderError(err)
+		return nil, err
 	}
-	what, st := t.compare(d, e, c)
+	what, st := t.compare(d, models[0])
 	if what == "" {
-		t.right(map[string]mark{e.name: {c.sum, identify(st)}}, st.Mtim.Nano())
-		t.delivered = t.delivery(t.entries, st.Mtim.Nano())
-		return nil, d.removeMark(t.base)
+		t.right(map[string]mark{t.base: {models[0].sum, identify(st)}}, st.Mtim.Nano())
+		return t.found(d, entries), d.removeMark(t.base)
 	}
-	// It is a drift if the file was right, and the same is still wanted.
-	m, known := t.marks[e.name]
-	drift := known && m.sum == c.sum
-	if drift && !t.repair(b.fs, t.path, what, st) {
-		return nil, nil
-	}
-	return &job{t: t, d: d, contents: []content{c}, drift: drift, delivery: t.deliver(t.entries, st.Mtim.Nano(), drift)}, nil
+	return t.rewrite(b, d, entries, models, flaw{t.path, what, st}, st.Mtim.Nano())
 }
 
-func (t *target) renderError(err error) error {
-	return &Error{Path: t.path, Op: "render", Err: err, Remedy: "correct field, format, template or password of the file in the configuration"}
+// A flaw is what is not as it should be about a target.
+type flaw struct {
+	path, what string
+	st         unix.Stat_t
+}
+
+// errUnread is a roll-back that somebody has spoilt, with nothing to mend it by.
+var errUnread = errors.New("it was rolled back and then changed, and what it held is not known: the agent may not read it")
+
+// rewrite is the job that puts a target right. It is for a drift if it was right,
+// and the same is still wanted.
+func (t *target) rewrite(b *batch, d *dir, entries []*entry, models []model, f flaw, latest int64) (*job, error) {
+	j := &job{t: t, d: d, models: models, drift: t.sameAsMarked(models)}
+	if j.drift && !t.repair(f) {
+		return nil, nil
+	}
+	j.delivery = t.deliver(entries, latest, j.drift)
+	if !t.held {
+		return j, nil
+	}
+	if slices.ContainsFunc(models, func(m model) bool { return m.unread }) {
+		return nil, &Error{Path: t.path, Op: "repair", Err: errUnread, Remedy: "it is written again when its consumer is tried again"}
+	}
+	j.drift, j.silent = true, true
+	if t.set == nil {
+		j.delivery.Generation = t.generation // it is the same again
+	}
+	return j, nil
+}
+
+// sameAsMarked reports whether the same is wanted as was last seen to be right.
+func (t *target) sameAsMarked(models []model) bool {
+	for _, m := range models {
+		if known, ok := t.marks[m.name]; !ok || known.sum != m.sum {
+			return false
+		}
+	}
+	return len(t.marks) == len(models)
+}
+
+// found takes up that the target is right. If Writing was called and the write
+// then failed on its way, what follows is still to be told.
+func (t *target) found(d *dir, entries []*entry) *job {
+	if t.held {
+		return nil
+	}
+	is := t.delivery(entries, t.generation)
+	if t.owed == nil {
+		t.delivered = is
+		return nil
+	}
+	is.Repaired = t.owed.Repaired
+	return &job{t: t, d: d, drift: is.Repaired, right: true, delivery: is}
 }
 
 // right notes that all is as it should be.
 func (t *target) right(marks map[string]mark, generation int64) {
-	t.marks, t.generation, t.settled, t.reported = marks, generation, true, ""
+	t.stands(generation)
+	t.marks, t.settled, t.reported = marks, true, ""
+}
+
+// stands notes which generation is in place.
+func (t *target) stands(generation int64) {
+	if t.set != nil && t.generation != generation {
+		t.fs.wakeUp() // it is to be watched
+	}
+	t.generation = generation
 }
 
 // deliver is the delivery to come. Its generation is later than that found.
@@ -202,73 +260,90 @@ func (t *target) deliver(entries []*entry, found int64, repaired bool) Delivery 
 }
 
 func (t *target) delivery(entries []*entry, generation int64) Delivery {
-	return Delivery{Target: t.path, Generation: generation, Items: t.items.of(entries), Leaves: t.items.leaves(entries)}
+	d := Delivery{Target: t.path, Generation: generation, Items: t.items.of(entries), Leaves: t.items.leaves(entries), items: items{}}
+	for _, e := range entries {
+		for _, r := range e.needs {
+			d.items[r] = t.items[r]
+		}
+	}
+	return d
 }
 
 // compare says what about a file is not as it should be, or "".
-func (t *target) compare(d *dir, e *entry, c content) (what string, st unix.Stat_t) {
-	st, err := d.stat(e.name)
+func (t *target) compare(d *dir, m model) (what string, st unix.Stat_t) {
+	st, err := d.stat(m.name)
 	switch {
 	case err != nil:
 		return "deleted", unix.Stat_t{}
 	case st.Mode&unix.S_IFMT != unix.S_IFREG:
 		return "type", st
-	case t.marks[e.name] == mark{c.sum, identify(st)}:
+	case t.marks[m.name] == mark{m.sum, identify(st)}:
 		return "", st
-	case st.Size != int64(len(c.bytes)):
+	case m.unread:
+		return cmp.Or(m.attr.differ(-1, st), "content"), st
+	case st.Size != int64(len(m.bytes)):
 		return "content", st
 	}
-	f, err := d.open(e.name)
-	if errors.Is(err, unix.EACCES) && t.memory.knows(t.pathOf(e), e, t.items, st) {
-		return e.attr.differ(-1, st), st
+	f, err := d.open(m.name)
+	if errors.Is(err, unix.EACCES) && m.entry != nil && t.fs.memory.knows(t.pathOf(m.entry), m.entry, t.items, st) {
+		return m.attr.differ(-1, st), st
 	}
 	if err != nil { // what cannot be read cannot be vouched for
 		return "content", st
 	}
 	defer f.Close()
 	found, err := readAll(f, min(st.Size, maxRead)+1)
-	if err != nil || !bytes.Equal(found, c.bytes) {
+	if err != nil || !bytes.Equal(found, m.bytes) {
 		return "content", st
 	}
-	return e.attr.differ(int(f.Fd()), st), st
+	return m.attr.differ(int(f.Fd()), st), st
 }
 
 // repair reports a drift once, and whether it is to be repaired now.
-func (t *target) repair(fs *Files, path, what string, st unix.Stat_t) bool {
+func (t *target) repair(f flaw) bool {
 	t.settled = false
-	if t.reported != path+what {
-		t.reported = path + what
-		d := Drift{Target: t.path, Path: path, What: what, UID: st.Uid, GID: st.Gid, Mode: modeOf(st), At: time.Now()}
-		fs.cfg.Log.Warn("file was changed by somebody else; it is put right", "file", path, "what", d.String())
-		if fs.cfg.Drifted != nil {
-			fs.cfg.Drifted(d)
-		}
+	if t.reported != f.path+f.what {
+		t.reported = f.path + f.what
+		t.drifted(f)
 	}
 	if wait := repairSpacing - time.Since(t.repaired); wait > 0 {
 		t.due = time.Now().Add(wait)
-		fs.wakeUp()
+		t.fs.wakeUp()
 		return false
 	}
 	return true
 }
 
+// drifted tells of a drift.
+func (t *target) drifted(f flaw) {
+	d := Drift{Target: t.path, Path: f.path, What: f.what, UID: f.st.Uid, GID: f.st.Gid, Mode: modeOf(f.st), At: time.Now()}
+	t.fs.cfg.Log.Warn("file was changed by somebody else; it is put right", "file", f.path, "what", d.String())
+	if t.fs.cfg.Drifted != nil {
+		t.fs.cfg.Drifted(d)
+	}
+}
+
 // settle notes how it went, and when to try again. Each error is logged when it
 // is new.
-func (t *target) settle(fs *Files, err error) {
+func (t *target) settle(err error) {
 	if err == nil {
 		if t.err != nil {
-			fs.cfg.Log.Info("file is right again", "file", t.path)
+			t.fs.cfg.Log.Info("file is right again", "file", t.path)
 		}
 		t.failures, t.err = 0, nil
 		return
 	}
 	if t.err == nil || t.err.Error() != err.Error() {
-		fs.cfg.Log.Warn("file not written; it keeps its last content", "file", t.path, "err", err)
+		msg := "file not written; it keeps its last content"
+		if t.settled {
+			msg = "file written, but not all that belongs to it is done"
+		}
+		t.fs.cfg.Log.Warn(msg, "file", t.path, "err", err)
 	}
 	t.err, t.settled = err, false
 	t.failures++
 	t.due = time.Now().Add(backoff(t.failures))
-	fs.wakeUp()
+	t.fs.wakeUp()
 }
 
 // backoff is half a second, doubled with each failure up to five minutes, and
@@ -303,7 +378,7 @@ func (t *target) status() Status {
 // forget leaves nothing that a later file could be compared with.
 func (t *target) forget() {
 	t.marks, t.generation, t.delivered, t.previous = map[string]mark{}, 0, Delivery{}, Delivery{}
-	t.reported, t.inPlace, t.settled = "", false, false
+	t.reported, t.inPlace, t.settled, t.owed = "", false, false, nil
 }
 
 // purgeWithdrawn removes what holds a withdrawn item.
