@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/user"
 	"strconv"
 	"strings"
 	"syscall"
@@ -58,7 +59,8 @@ func (s Signal) Check(context.Context) error {
 	return nil
 }
 
-// A process is held by its pidfd, so that its number cannot become another's.
+// A process is told by its pidfd. Its number may become another's, but what is
+// sent to the pidfd then reaches nobody.
 type process struct {
 	pid, fd int
 }
@@ -70,7 +72,10 @@ const staleHint = "remove the file if the service does not run; else restart the
 // open finds the process and makes sure that it is the one which the file was
 // written for: it began before that, and runs the program it should.
 func (s Signal) open() (p process, err error) {
-	f, err := os.OpenFile(s.PIDFile, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	f, err := os.OpenFile(s.PIDFile, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, unix.ELOOP) {
+		return p, fmt.Errorf("%s is not a file of its own", s.PIDFile)
+	}
 	if err != nil {
 		return p, withHint("the service does not run, or writes its number elsewhere", "%w", orNotRunning(err))
 	}
@@ -78,6 +83,9 @@ func (s Signal) open() (p process, err error) {
 	st, err := f.Stat()
 	if err != nil {
 		return p, err
+	}
+	if !st.Mode().IsRegular() || st.Sys().(*syscall.Stat_t).Nlink != 1 { // of a FIFO the end might never come
+		return p, fmt.Errorf("%s is not a file of its own", s.PIDFile)
 	}
 	text, err := io.ReadAll(io.LimitReader(f, 64))
 	if err != nil {
@@ -105,7 +113,8 @@ func (s Signal) open() (p process, err error) {
 // clockSlack is by how much a process may seem to be younger than its file.
 const clockSlack = 2 * time.Second
 
-// verify looks at a process whose number is held by a pidfd.
+// verify looks at a process by its number. Should that have become another's since
+// the pidfd was opened, it is the other that is looked at, and neither is signalled.
 func (s Signal) verify(pid int, file os.FileInfo) error {
 	stat := file.Sys().(*syscall.Stat_t)
 	proc, err := os.Stat(fmt.Sprintf("/proc/%d", pid))
@@ -113,9 +122,15 @@ func (s Signal) verify(pid int, file os.FileInfo) error {
 		return fmt.Errorf("process %d: %w", pid, err)
 	}
 	owner := proc.Sys().(*syscall.Stat_t).Uid
-	if stat.Uid != 0 && int(stat.Uid) != os.Geteuid() && stat.Uid != owner || file.Mode()&0o002 != 0 {
-		return withHint("give the file to root or to the user of the service, chmod o-w",
+	if stat.Uid != 0 && int(stat.Uid) != os.Geteuid() && stat.Uid != owner {
+		return withHint("give the file to root or to the user of the service",
 			"%s belongs to user %d, who could have any process signalled", s.PIDFile, stat.Uid)
+	}
+	if file.Mode()&0o002 != 0 {
+		return withHint("chmod o-w", "everyone can write to %s, and could have any process signalled", s.PIDFile)
+	}
+	if file.Mode()&0o020 != 0 && stat.Gid != 0 && !ownGroup(stat.Uid, stat.Gid) {
+		return withHint("chmod g-w", "group %d can write to %s, and could have any process signalled", stat.Gid, s.PIDFile)
 	}
 	started, err := startTime(pid)
 	if err != nil {
@@ -137,6 +152,17 @@ func (s Signal) verify(pid int, file os.FileInfo) error {
 		return withHint(staleHint, "%s: process %d runs %s and not %s", s.PIDFile, pid, program, s.Program)
 	}
 	return nil
+}
+
+// ownGroup reports whether a group is the one that a user has for themselves: the
+// primary one, of the same name.
+func ownGroup(uid, gid uint32) bool {
+	u, err := user.LookupId(strconv.FormatUint(uint64(uid), 10))
+	if err != nil || u.Gid != strconv.FormatUint(uint64(gid), 10) {
+		return false
+	}
+	g, err := user.LookupGroupId(u.Gid)
+	return err == nil && g.Name == u.Username
 }
 
 // ticksPerSecond is what the times in /proc are in, on every Linux.

@@ -171,14 +171,47 @@ func TestSignalIsSentToTheRightProcessOnly(t *testing.T) {
 		})
 	}
 	write(pid+"\n/var/lib/postgresql\n", 0)
+	refused := func(what, want string) {
+		t.Helper()
+		if err := good.Reload(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", what, err, want)
+		}
+	}
 	if err := os.Chmod(file, 0o666); err != nil {
 		t.Fatal(err)
 	}
-	if err := good.Reload(t.Context()); err == nil || !strings.Contains(err.Error(), "could have any process signalled") {
-		t.Errorf("a file that everyone can write: %v", err)
+	refused("a file that everyone can write", "everyone can write to")
+	if os.Getuid() == 0 {
+		if err := errors.Join(os.Chown(file, -1, 61777), os.Chmod(file, 0o664)); err != nil {
+			t.Fatal(err)
+		}
+		refused("a file that another group can write", "group 61777 can write to")
+		if err := os.Chown(file, -1, 0); err != nil {
+			t.Fatal(err)
+		}
+		if err := good.Check(t.Context()); err != nil {
+			t.Errorf("a file that the group of root can write: %v", err)
+		}
 	}
 	if err := os.Chmod(file, 0o644); err != nil {
 		t.Fatal(err)
+	}
+	// What leads to the file of another service, and what has no end, is not read.
+	moved := file + ".moved"
+	for what, plant := range map[string]func() error{
+		"a link":      func() error { return os.Symlink(moved, file) },
+		"a hard link": func() error { return os.Link(moved, file) },
+		"a FIFO":      func() error { return syscall.Mkfifo(file, 0o644) },
+	} {
+		if err := errors.Join(os.Rename(file, moved), plant()); err != nil {
+			t.Fatal(err)
+		}
+		if err := good.Reload(t.Context()); err == nil || errors.Is(err, ErrNotRunning) {
+			t.Errorf("%s: %v", what, err)
+		}
+		if err := errors.Join(os.Remove(file), os.Rename(moved, file)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if hups() != 0 {
 		t.Fatalf("a refused signal was sent %d times", hups())
