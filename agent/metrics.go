@@ -2,11 +2,16 @@ package agent
 
 import (
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	dto "github.com/prometheus/client_model/go"
+
+	"github.com/signet-agent/signet/internal/access"
+	"github.com/signet-agent/signet/sinks/socket"
 )
 
 // metrics are what Prometheus sees. Counters are counted where things happen;
@@ -44,6 +49,40 @@ func (m *metrics) handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
 }
 
+// labelKinds are the labels that name an item, and as what a caller has to be
+// allowed to know of it. plainLabels name none. Metrics with any other label are
+// for administrators.
+var (
+	labelKinds = map[string][]access.Kind{
+		"secret":      {access.Secret},
+		"certificate": {access.Certificate, access.Key},
+		"upstream":    {access.Proxy, access.Token},
+	}
+	plainLabels = []string{"action", "code", "operation", "outcome", "route", "version"}
+)
+
+// handlerFor is a handler for a caller who may know of what visible says.
+func (m *metrics) handlerFor(visible socket.Visible) http.Handler {
+	if visible(access.Admin, "") {
+		return m.handler()
+	}
+	return promhttp.HandlerFor(prometheus.GathererFunc(func() ([]*dto.MetricFamily, error) {
+		families, err := m.registry.Gather()
+		for _, f := range families {
+			f.Metric = slices.DeleteFunc(f.Metric, func(one *dto.Metric) bool { return hidden(one, visible) })
+		}
+		return slices.DeleteFunc(families, func(f *dto.MetricFamily) bool { return len(f.Metric) == 0 }), err
+	}), promhttp.HandlerOpts{})
+}
+
+// hidden reports whether a metric names an item that must not be known.
+func hidden(m *dto.Metric, visible socket.Visible) bool {
+	return slices.ContainsFunc(m.Label, func(l *dto.LabelPair) bool {
+		seen := slices.ContainsFunc(labelKinds[l.GetName()], func(k access.Kind) bool { return visible(k, l.GetValue()) })
+		return !seen && !slices.Contains(plainLabels, l.GetName())
+	})
+}
+
 func (m *metrics) hsmOperation(operation string, d time.Duration, _ error) {
 	m.hsmOperations.WithLabelValues(operation).Observe(d.Seconds())
 }
@@ -57,7 +96,7 @@ func (m *metrics) upstreamRequest(upstream string) func(code string) {
 type stateCollector struct {
 	agent *Agent
 	freshUntil, stale, notAfter, generation, nextAction, failures, provenAt, reloadFailures,
-	fallback, hsmOpen, hsmSessions, restarts, runway *prometheus.Desc
+	fallback, hsmOpen, hsmSessions, restarts, runway, audit *prometheus.Desc
 }
 
 func newStateCollector(a *Agent) *stateCollector {
@@ -74,13 +113,14 @@ func newStateCollector(a *Agent) *stateCollector {
 		hsmOpen:        prometheus.NewDesc("signet_hsm_open", "1 if the token is open.", []string{"hsm"}, nil),
 		hsmSessions:    prometheus.NewDesc("signet_hsm_sessions", "Signatures that can be under way at once on the token.", []string{"hsm"}, nil),
 		restarts:       prometheus.NewDesc("signet_hsm_restarts_total", "Times that the HSM worker was started anew.", nil, nil),
+		audit:          prometheus.NewDesc("signet_audit_failing", "1 if accesses cannot be recorded.", nil, nil),
 		runway:         prometheus.NewDesc("signet_runway_seconds", "How long everything still works if every upstream stopped now.", nil, nil),
 	}
 }
 
 // Describe is for prometheus.Collector.
 func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.freshUntil, c.stale, c.notAfter, c.generation, c.nextAction, c.failures, c.provenAt, c.reloadFailures, c.fallback, c.hsmOpen, c.hsmSessions, c.restarts, c.runway} {
+	for _, d := range []*prometheus.Desc{c.freshUntil, c.stale, c.notAfter, c.generation, c.nextAction, c.failures, c.provenAt, c.reloadFailures, c.fallback, c.hsmOpen, c.hsmSessions, c.restarts, c.runway, c.audit} {
 		ch <- d
 	}
 }
@@ -130,6 +170,11 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	ch <- prometheus.MustNewConstMetric(c.restarts, prometheus.CounterValue, float64(restarts))
 	gauge(c.runway, s.Runway.Seconds)
+	failing := 0.0
+	if c.agent.audit.Err() != nil {
+		failing = 1
+	}
+	gauge(c.audit, failing)
 }
 
 func seconds(t time.Time) float64 {

@@ -30,7 +30,7 @@ func (a *Agent) makeSinks() error {
 		Secrets:      slices.Collect(maps.Keys(a.cfg.Secrets)),
 		Certificates: append(slices.Collect(maps.Keys(a.cfg.Certificates)), slices.Collect(maps.Keys(a.cfg.Identities))...),
 		Limit:        access.Limit{PerSecond: float64(limit.PerSecond), Burst: float64(limit.Burst)},
-		Metrics:      a.metrics.handler(),
+		Metrics:      a.metrics.handlerFor,
 		Observe:      (&answerCounter{vec: a.metrics.socketRequests}).count,
 	})
 	if err := a.makeCredentials(policy); err != nil {

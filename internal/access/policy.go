@@ -275,6 +275,15 @@ func (p *Policy) decide(grants []grant, peer *Peer, a Action) Decision {
 	return Decision{Rule: -1}
 }
 
+// Reaches reports whether the caller has any right to an item, whatever it is.
+func (p *Policy) Reaches(peer *Peer, k Kind, name string) bool {
+	if p == nil || int(k) >= len(p.all) {
+		return false
+	}
+	has := func(g grant) bool { return p.rules[g.rule].match(peer) != "" }
+	return slices.ContainsFunc(p.items[item{k, name}], has) || slices.ContainsFunc(p.all[k], has)
+}
+
 // Known reports whether any rule is about the caller at all.
 func (p *Policy) Known(peer *Peer) bool {
 	if p == nil {

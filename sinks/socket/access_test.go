@@ -2,6 +2,7 @@ package socket
 
 import (
 	"errors"
+	"maps"
 	"os"
 	"strconv"
 	"strings"
@@ -30,6 +31,12 @@ func TestPolicyIsAskedFirst(t *testing.T) {
 		{"GET", "/v1/tokens/nope", CodeDenied, 403},
 		{"GET", "/v1/upstreams/nope/proxy/iso/x", CodeDenied, 403},
 		{"PUT", "/v1/upstreams/pam/proxy/iso/x", CodeDenied, 403},
+		{"GET", "/v1/upstreams/nope/proxy/a/../b", CodeDenied, 403},
+		{"GET", "/v1/upstreams/nope/proxy/a%2fb", CodeDenied, 403},
+		{"TRACE", "/v1/upstreams/nope/proxy/a", CodeDenied, 403},
+		{"GET", "/v1/upstreams/pam/proxy/a/../b", CodeInvalid, 400},
+		{"GET", "/v1/audit", CodeDenied, 403},
+		{"GET", "/v1/keys/audit", CodeDenied, 403},
 		{"POST", "/v1/certificates/web/renew", CodeDenied, 403},
 		{"POST", "/v1/certificates/web/rotate", CodeDenied, 403},
 		{"POST", "/v1/identities/host/enroll", CodeDenied, 403},
@@ -52,6 +59,138 @@ func TestPolicyIsAskedFirst(t *testing.T) {
 	}
 	if a := r.get("/v1/status"); strings.Contains(a.body, "other") || !strings.Contains(a.body, "db") {
 		t.Errorf("status of those who are no administrators: %s", a.body)
+	}
+}
+
+// Metrics have names in them. Who may not know of an item does not find it there.
+func TestMetricsAreOfWhatTheCallerMayKnow(t *testing.T) {
+	for _, admin := range []bool{false, true} {
+		r := start(t, &fake{}, tester(admin))
+		a := r.get("/metrics")
+		if a.status != 200 || !strings.Contains(a.body, "secret=db") || strings.Contains(a.body, "secret=other") == !admin {
+			t.Errorf("admin %v: %+v", admin, a)
+		}
+	}
+}
+
+// Administrators verify the audit, so the key that signs it is theirs to see, and
+// no other.
+func TestAdministratorsSeeWhatVerifiesTheAudit(t *testing.T) {
+	r := start(t, &fake{keys: []KeyInfo{{Name: "audit", Generation: 1}, {Name: "other"}}}, tester(true))
+	if m := r.get("/v1/keys/audit").json(t); m["generation"] != 1. {
+		t.Errorf("the key: %v", m)
+	}
+	if m := r.get("/v1/audit").json(t); m["head"] != "00" {
+		t.Errorf("what verifies: %v", m)
+	}
+	if a := r.get("/v1/keys/other"); a.code(t) != CodeDenied {
+		t.Errorf("another key: %+v", a)
+	}
+	if a := r.do("POST", "/v1/keys/audit/sign", `{"message":"AAA="}`); a.code(t) != CodeDenied {
+		t.Errorf("signing with it: %+v", a)
+	}
+}
+
+// Who asks in vain is told so each time, and cannot fill the disk with it: no
+// refusal is missing, but those that are many share lines.
+func TestRefusalsAreAllAnsweredAndAllCounted(t *testing.T) {
+	const each = 200
+	type ask struct{ event, outcome, path, header string }
+	for name, tt := range map[string]struct {
+		rules []access.Rule
+		asks  []ask
+	}{
+		"unknown": {nil, []ask{{"secret.read", "denied", "/v1/secrets/db", ""}, {"secret.list", "ok", "/v1/secrets", ""}, {"certificate.list", "ok", "/v1/certificates", ""},
+			{"key.list", "ok", "/v1/keys", ""}, {"metrics.read", "denied", "/metrics", ""}, {"request.refused", "denied", "/v1/secrets", "Host: evil.example"}}},
+		"known": {[]access.Rule{tester(false)}, []ask{{"secret.read", "denied", "/v1/secrets/other", ""}, {"request.refused", "denied", "/v1/secrets/db", "Origin: x"},
+			{"proxy.call", "invalid", "/v1/upstreams/pam/proxy/a/../b", ""}, {"request.refused", "not-found", "/v1/nope", ""}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := start(t, &fake{}, tt.rules...)
+			want := map[string]float64{}
+			for _, ask := range tt.asks {
+				want[ask.event+" "+ask.outcome] += each
+				for range each {
+					var headers []string
+					if ask.header != "" {
+						headers = append(headers, ask.header)
+					}
+					a := r.get(ask.path, headers...)
+					if code := "ok"; a.status == 200 && ask.outcome != code || a.status != 200 && a.code(t) != ask.outcome {
+						t.Fatalf("%+v: %+v", ask, a)
+					}
+				}
+			}
+			r.end()
+			if err := r.cfg.Audit.Close(); err != nil { // all of it is written
+				t.Fatal(err)
+			}
+			got, lines := map[string]float64{}, r.auditLines(1)
+			for _, l := range lines {
+				n, counted := l["count"].(float64)
+				if !counted {
+					n = 1
+				}
+				got[l["event"].(string)+" "+l["outcome"].(string)] += n
+			}
+			if !maps.Equal(got, want) {
+				t.Errorf("recorded %v, want %v", got, want)
+			}
+			if most := 2*refusalBurst + len(tt.asks); len(lines) > most {
+				t.Errorf("%d lines, want %d at most", len(lines), most)
+			}
+		})
+	}
+}
+
+// What is given to those who may have it has a line each, however much it is.
+func TestReadsAreNotCountedTogether(t *testing.T) {
+	r := start(t, &fake{}, tester(false))
+	r.PublishSecret(db("1"))
+	const n = 3 * refusalBurst
+	for range n {
+		r.get("/v1/secrets/db", "X-Not-Plain: 1")
+		r.get("/v1/secrets")
+	}
+	if lines := r.auditLines(2 * n); len(lines) != 2*n {
+		t.Errorf("%d lines, want %d", len(lines), 2*n)
+	}
+}
+
+// Whatever ends a request, and wherever, the audit says so.
+func TestEveryRefusalIsRecorded(t *testing.T) {
+	r := start(t, &fake{}, tester(false))
+	asks := []struct{ method, path, header, event, outcome string }{
+		{"GET", "/v1/upstreams/pam/proxy/iso/../x", "", "proxy.call", CodeInvalid},
+		{"GET", "/v1/upstreams/pam/proxy/iso/a%2fb", "", "proxy.call", CodeInvalid},
+		{"GET", "/v1/upstreams/pam/proxy/iso//x", "", "proxy.call", CodeInvalid},
+		{"TRACE", "/v1/upstreams/pam/proxy/iso/x", "", "proxy.call", CodeInvalid},
+		{"GET", "/v1/upstreams/nope/proxy/../x", "", "proxy.call", CodeDenied},
+		{"GET", "/v1/nope", "", "request.refused", CodeNotFound},
+		{"GET", "/v1/nope/" + strings.Repeat("x", 5000), "", "request.refused", CodeNotFound},
+		{"DELETE", "/v1/secrets/db", "", "request.refused", CodeInvalid},
+		{"GET", "/v1/secrets/db", "Host: evil.example", "request.refused", CodeDenied},
+		{"GET", "/v1/secrets/db", "Sec-Fetch-Mode: cors", "request.refused", CodeDenied},
+	}
+	for _, ask := range asks {
+		r.do(ask.method, ask.path, "", append([]string{"X-Not-Plain: 1"}, ask.header)[:1+min(1, len(ask.header))]...)
+	}
+	r.limit = access.NewLimiter(access.Limit{PerSecond: 0.001, Burst: 1})
+	r.get("/v1/secrets/db?x")
+	r.get("/v1/secrets/db?x")
+	lines := r.auditLines(len(asks) + 2)
+	for i, ask := range asks {
+		l := lines[i]
+		path, _ := l["path"].(string)
+		if l["event"] != ask.event || l["outcome"] != ask.outcome || l["method"] != ask.method || path == "" || len(path) > maxRefused+3 {
+			t.Errorf("%s %.80s: %v", ask.method, ask.path, l)
+		}
+	}
+	if l := lines[len(asks)+1]; l["event"] != "request.refused" || l["outcome"] != CodeBusy {
+		t.Errorf("too many requests: %v", l)
+	}
+	if a := r.get("/v1/healthz"); a.status != 200 {
+		t.Errorf("health is limited: %+v", a)
 	}
 }
 

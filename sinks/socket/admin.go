@@ -107,6 +107,7 @@ func (q *request) logout() error {
 
 // showStatus tells administrators everything, and others what they may read.
 func (q *request) showStatus() error {
+	q.always = true // it says why nothing can be recorded, and holds no value
 	if err := q.known("status.read"); err != nil {
 		return err
 	}
@@ -121,6 +122,7 @@ func (q *request) plan() error {
 }
 
 func (q *request) doctor() error {
+	q.always = true // as showStatus
 	if err := q.authorizeAdmin("doctor.run", access.Admin, ""); err != nil {
 		return err
 	}
@@ -182,7 +184,11 @@ func (q *request) healthz() error {
 // readyz says whether the agent can do its work. Anyone may ask; why it cannot
 // is told to callers that policy knows.
 func (q *request) readyz() error {
+	q.recorded = true // it is no access
 	err := q.s.cfg.Backend.Ready()
+	if q.s.cfg.Audit.Refusing() { // and so is everything else refused
+		err = q.s.cfg.Audit.Err()
+	}
 	if err == nil {
 		q.send(http.StatusOK, jsonType, []byte(`{"status":"ready"}`+"\n"))
 		return nil
@@ -196,16 +202,18 @@ func (q *request) readyz() error {
 	return &Problem{Code: CodeUnavailable, Detail: "not ready: " + err.Error()}
 }
 
-// metrics are for callers that policy knows: their labels are names of items.
+// metrics tell a caller of what it may know of, as their labels are names of items.
+// That they were read is no access, as no value is in them.
 func (q *request) metrics() error {
+	q.always = true
+	if err := q.known("metrics.read"); err != nil {
+		return err
+	}
 	if q.s.cfg.Metrics == nil {
 		return &Problem{Code: CodeNotFound, Detail: "there are no metrics"}
 	}
-	if !q.s.cfg.Policy.Known(q.peer) {
-		return q.denied(access.Action{Kind: access.Admin})
-	}
 	q.status = http.StatusOK
-	q.s.cfg.Metrics.ServeHTTP(q.w, q.r)
+	q.s.cfg.Metrics(q.visible()).ServeHTTP(q.w, q.r)
 	return nil
 }
 
@@ -251,12 +259,25 @@ func (q *request) explain() error {
 		if k == access.Proxy && op == "" {
 			op = http.MethodGet
 		}
-		d := q.s.cfg.Policy.Decide(peer, access.Action{Kind: k, Name: v.Get("name"), Op: op, Path: v.Get("path")})
-		answers = append(answers, explanation{k.String(), v.Get("name"), d.Allowed, d.Rule, d.By, d.String()})
+		answers = append(answers, q.s.explanation(peer, access.Action{Kind: k, Name: v.Get("name"), Op: op, Path: v.Get("path")}))
 	}
 	return q.sendJSON(struct {
 		Decisions []explanation `json:"decisions"`
 	}{answers})
+}
+
+// explanation is what the socket would decide. A path at an upstream is taken as
+// it would be sent.
+func (s *Server) explanation(peer *access.Peer, a access.Action) explanation {
+	if a.Kind == access.Proxy && a.Path != "" {
+		path, err := access.CleanPath(a.Path)
+		if err != nil {
+			return explanation{Kind: a.Kind.String(), Name: a.Name, Rule: -1, Text: "never forwarded, whoever asks: " + err.Error()}
+		}
+		a.Path = path
+	}
+	d := s.cfg.Policy.Decide(peer, a)
+	return explanation{a.Kind.String(), a.Name, d.Allowed, d.Rule, d.By, d.String()}
 }
 
 // described is a caller with the groups that the user database gives it.

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -19,7 +20,7 @@ func TestFullDiskRefusesOrAllows(t *testing.T) {
 		if err != nil {
 			t.Skip(err)
 		}
-		rule := access.Rule{Callers: access.Callers{Users: []string{strconv.Itoa(os.Getuid())}}, Allow: access.Allow{Secrets: []string{"db"}}}
+		rule := access.Rule{Callers: access.Callers{Users: []string{strconv.Itoa(os.Getuid())}}, Allow: access.Allow{Secrets: []string{"db"}, Admin: true}}
 		policy, err := access.Compile([]access.Rule{rule})
 		if err != nil {
 			t.Fatal(err)
@@ -48,6 +49,15 @@ func TestFullDiskRefusesOrAllows(t *testing.T) {
 			if !allow && a.code(t) != CodeUnavailable {
 				t.Errorf("code %s", a.code(t))
 			}
+		}
+		// Who looks for what is wrong is answered, and the agent is not ready.
+		for path, want := range map[string]int{"/v1/status": 200, "/v1/doctor": 200, "/metrics": 404, "/v1/readyz": want, "/v1/plan": want} {
+			if a := r.get(path); a.status != want {
+				t.Errorf("allow=%v, %s: %+v, want %d", allow, path, a, want)
+			}
+		}
+		if a := r.get("/v1/readyz"); !allow && !strings.Contains(a.body, "no space left") {
+			t.Errorf("why it is not ready: %+v", a)
 		}
 		stop()
 		if err := <-r.served; err != nil {

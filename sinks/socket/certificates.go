@@ -29,6 +29,7 @@ func (q *request) getCertificate() error {
 			return err
 		}
 		q.status = http.StatusNotModified
+		q.w.Header()["Cache-Control"] = noStore
 		q.w.WriteHeader(q.status)
 		return nil
 	}
@@ -73,7 +74,7 @@ func (q *request) certificate(p readParams) (*certificateItem, error) {
 
 // listCertificates answers with what the caller may read.
 func (q *request) listCertificates() error {
-	q.entry.Event = "certificate.list"
+	q.list("certificate.list")
 	b := []byte(`{"certificates":[`)
 	for _, name := range slices.Sorted(maps.Keys(q.s.certificates.all())) {
 		if !q.s.cfg.Policy.Decide(q.peer, access.Action{Kind: access.Certificate, Name: name}).Allowed {

@@ -12,7 +12,9 @@
 // The process at the other end is identified once per connection. Policy is
 // asked before anything else, so a caller cannot find out which names exist.
 // An access is recorded before it is answered; if it cannot be recorded, it is
-// refused. Requests that a browser would send, or that name a foreign host, are
+// refused, but for what an operator needs to find out why. A refusal is answered
+// as such each time; many of one caller share a line of the audit, which counts
+// them. Requests that a browser would send, or that name a foreign host, are
 // refused whatever their caller may do: over a Unix socket they come from some
 // TCP forwarder.
 //

@@ -139,6 +139,9 @@ func (q *request) watch() error {
 	h["Cache-Control"] = noStore
 	q.status = http.StatusOK
 	q.w.WriteHeader(http.StatusOK)
+	if q.r.Method == http.MethodHead {
+		return nil
+	}
 	st := &stream{q: q, rc: http.NewResponseController(q.w)}
 	err := st.send([]byte("retry: 1000\n\n"), true)
 	if err == nil && resync {

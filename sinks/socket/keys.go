@@ -9,7 +9,7 @@ import (
 )
 
 func (q *request) listKeys() error {
-	q.entry.Event = "key.list"
+	q.list("key.list")
 	keys, err := q.s.cfg.Backend.Keys(func(name string) bool {
 		return q.s.cfg.Policy.Decide(q.peer, access.Action{Kind: access.Key, Name: name, Op: "read"}).Allowed
 	})

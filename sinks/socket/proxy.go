@@ -26,16 +26,11 @@ var perHop = map[string]bool{
 // proxy forwards a request with the agent's credentials. What policy is asked
 // about is exactly what is sent: the path is decoded, checked, and encoded anew.
 func (q *request) proxy() error {
-	path, err := access.CleanPath(q.rest)
+	path, err := q.proxied()
 	if err != nil {
-		return invalid(err.Error())
+		return err
 	}
-	m := q.r.Method
-	if m == http.MethodConnect || m == http.MethodTrace || strings.Trim(m, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != "" {
-		return &Problem{Code: codeMethod, Detail: "this method is not forwarded"}
-	}
-	q.entry.Path = path
-	if err := q.authorize("proxy.call", access.Action{Kind: access.Proxy, Name: q.name, Op: m, Path: path}); err != nil {
+	if err := q.authorize("proxy.call", access.Action{Kind: access.Proxy, Name: q.name, Op: q.r.Method, Path: path}); err != nil {
 		return err
 	}
 	if q.r.Header.Get("Upgrade") != "" {
@@ -57,6 +52,26 @@ func (q *request) proxy() error {
 		return err
 	}
 	return q.relay(resp)
+}
+
+// proxied is the path at the upstream. What is wrong with a request that can never
+// be forwarded is told only to who may have others forwarded there.
+func (q *request) proxied() (path string, err error) {
+	q.entry.Event, q.entry.Kind, q.entry.Name, q.entry.Path = "proxy.call", access.Proxy, q.name, q.rest
+	m := q.r.Method
+	switch path, err = access.CleanPath(q.rest); {
+	case err != nil:
+		err = invalid(err.Error())
+	case m == http.MethodConnect || m == http.MethodTrace || strings.Trim(m, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != "":
+		err = &Problem{Code: codeMethod, Detail: "this method is not forwarded"}
+	default:
+		q.entry.Path = path
+		return path, nil
+	}
+	if !q.s.cfg.Policy.Reaches(q.peer, access.Proxy, q.name) {
+		return "", q.denied(access.Action{Kind: access.Proxy, Name: q.name})
+	}
+	return "", err
 }
 
 // forwarded is the request as the upstream gets it, but for host and

@@ -35,6 +35,8 @@ type request struct {
 
 	entry    access.Entry // what the audit will say
 	recorded bool
+	unknown  bool // no rule of the policy is about the caller, who is given nothing
+	always   bool // it is answered even if that cannot be recorded
 }
 
 // authorize asks policy, and then whether the access could be recorded. The
@@ -52,14 +54,10 @@ func (q *request) authorizeFor(event string, a access.Action, kind access.Kind, 
 	q.entry.Event, q.entry.Kind, q.entry.Name = event, kind, name
 	d := q.s.cfg.Policy.Decide(q.peer, a)
 	if !d.Allowed {
-		if wait, ok := q.s.denials.Take(q.peer.UID, q.start); !ok {
-			q.recorded = true // not again: the audit would be flooded
-			return &Problem{Code: CodeBusy, Detail: "too many refused requests", RetryAfter: wait}
-		}
 		return q.denied(a)
 	}
 	q.entry.By = d.By
-	if q.s.cfg.Audit.Refusing() {
+	if q.s.cfg.Audit.Refusing() && !q.always {
 		return q.unrecorded()
 	}
 	return nil
@@ -82,7 +80,15 @@ func (q *request) record(status int) error {
 	}
 	q.entry.Status, q.entry.Outcome = status, "ok"
 	q.entry.Duration = time.Since(q.start)
-	if err := q.s.cfg.Audit.Append(&q.entry); err != nil {
+	var err error
+	if q.unknown { // an empty answer is as good as a refusal
+		if err = q.s.cfg.Audit.Err(); !q.s.cfg.Audit.Refusing() {
+			err = q.s.refusals.add(&q.entry)
+		}
+	} else {
+		err = q.s.cfg.Audit.Append(&q.entry)
+	}
+	if err != nil && !q.always {
 		return q.unrecorded()
 	}
 	q.recorded = true
@@ -107,10 +113,13 @@ func (q *request) fail(err error) {
 		panic(http.ErrAbortHandler)
 	}
 	q.status = p.Status()
-	if !q.recorded && q.entry.Event != "" {
+	if !q.recorded {
+		if q.entry.Event == "" { // it did not come as far as a resource
+			q.entry.Event, q.entry.Path = "request.refused", q.r.URL.EscapedPath()
+		}
 		q.entry.Status, q.entry.Outcome, q.entry.Error = q.status, p.public(), p.Detail
 		q.entry.Duration = time.Since(q.start)
-		if err := q.s.cfg.Audit.Append(&q.entry); err != nil {
+		if err := q.s.refusals.add(&q.entry); err != nil {
 			q.s.cfg.Log.Debug("refusal not recorded", "err", err)
 		}
 	}
@@ -149,7 +158,8 @@ func (q *request) sendJSON(v any) error {
 // body is an empty object.
 func (q *request) decode(v any) error {
 	if t := q.r.Header.Get("Content-Type"); t != "" {
-		// What a browser sends across origins without asking first is refused.
+		// Programs that set no type send that of a form, such as curl -d. That of
+		// a browser would pass, but for its other headers: see checkOrigin.
 		media, _, err := mime.ParseMediaType(t)
 		if err != nil || media != "application/json" && media != "application/x-www-form-urlencoded" {
 			return invalid("the body is " + strconv.Quote(t) + ", not application/json")

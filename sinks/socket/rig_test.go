@@ -133,7 +133,16 @@ func start(t *testing.T, b *fake, rules ...access.Rule) *rig {
 		t.Fatal(err)
 	}
 	r.Server = New(Config{Backend: b, Policy: policy, Audit: audit, Secrets: []string{"db", "late", "other"}, Certificates: []string{"web", "hsm"},
-		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "signet_up 1\n") })})
+		Metrics: func(visible Visible) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				io.WriteString(w, "signet_up 1\n")
+				for _, name := range []string{"db", "other"} {
+					if visible(access.Secret, name) {
+						io.WriteString(w, "signet_secret_stale{secret="+name+"} 0\n")
+					}
+				}
+			})
+		}})
 	ln, err := Listen(r.path, 0o666)
 	if err != nil {
 		t.Fatal(err)
@@ -143,16 +152,23 @@ func start(t *testing.T, b *fake, rules ...access.Rule) *rig {
 	go func() { r.served <- r.Serve(ctx, ln) }()
 	r.client = newClient(r.path)
 	t.Cleanup(func() {
-		stop()
-		if err := <-r.served; err != nil {
-			t.Errorf("serve: %v", err)
-		}
+		r.end()
 		r.client.CloseIdleConnections()
 		if err := audit.Close(); err != nil {
 			t.Error(err)
 		}
 	})
 	return r
+}
+
+// end stops the server and returns when it has.
+func (r *rig) end() {
+	r.t.Helper()
+	r.stop()
+	if err := <-r.served; err != nil {
+		r.t.Errorf("serve: %v", err)
+	}
+	r.served <- nil // for the next
 }
 
 func newClient(path string) *http.Client {

@@ -16,6 +16,7 @@ type route struct {
 	get     func(*request) error
 	post    func(*request) error
 	any     func(*request) error // in place of both
+	free    bool                 // of the limit of requests: who watches the agent must see it then too
 }
 
 // A routeKey is the shape of a path below /v1: "secrets", a name, "refused".
@@ -50,9 +51,9 @@ func (s *Server) table() map[routeKey]*route {
 		{"sealing-key", "", 1}:        {pattern: "/v1/sealing-key", post: (*request).rotateSealingKey},
 		{"objects", "", 1}:            {pattern: "/v1/objects", get: (*request).objects},
 		{"hsm", "clear-pin-guard", 3}: {pattern: "/v1/hsm/{name}/clear-pin-guard", post: (*request).clearPINGuard},
-		{"healthz", "", 1}:            {pattern: "/v1/healthz", get: (*request).healthz},
-		{"readyz", "", 1}:             {pattern: "/v1/readyz", get: (*request).readyz},
-		{"metrics", "", 0}:            {pattern: "/metrics", get: (*request).metrics},
+		{"healthz", "", 1}:            {pattern: "/v1/healthz", get: (*request).healthz, free: true},
+		{"readyz", "", 1}:             {pattern: "/v1/readyz", get: (*request).readyz, free: true},
+		{"metrics", "", 0}:            {pattern: "/metrics", get: (*request).metrics, free: true},
 	}
 }
 
@@ -93,7 +94,6 @@ func (s *Server) nextID() string {
 // route finds the route and the name in the path.
 func (s *Server) route(q *request) (*route, error) {
 	if err := checkOrigin(q.r); err != nil {
-		q.entry.Event = "request.refused"
 		return nil, err
 	}
 	path := q.r.URL.Path
@@ -115,6 +115,9 @@ func (s *Server) route(q *request) (*route, error) {
 		}
 	}
 	q.name, q.rest = name, rest
+	if rt.free {
+		return rt, nil
+	}
 	if wait, ok := s.limit.Take(q.peer.UID, q.start); !ok {
 		return rt, &Problem{Code: CodeBusy, Detail: "too many requests by this user", RetryAfter: wait}
 	}
@@ -203,8 +206,17 @@ func (q *request) visible() Visible {
 		return func(access.Kind, string) bool { return true }
 	}
 	return func(k access.Kind, name string) bool {
+		if k == access.Proxy {
+			return q.s.cfg.Policy.Reaches(q.peer, k, name)
+		}
 		return q.s.cfg.Policy.Decide(q.peer, access.Action{Kind: k, Name: name, Op: "read"}).Allowed
 	}
+}
+
+// list begins a list of what the caller may know of.
+func (q *request) list(event string) {
+	q.entry.Event = event
+	q.unknown = !q.s.cfg.Policy.Known(q.peer)
 }
 
 // known refuses callers whom no rule is about.

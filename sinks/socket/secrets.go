@@ -69,6 +69,7 @@ func (q *request) sendSecret(it *secretItem, fieldName string) error {
 			return err
 		}
 		q.status = http.StatusNotModified
+		q.w.Header()["Cache-Control"] = noStore
 		q.w.WriteHeader(q.status)
 		return nil
 	}
@@ -236,7 +237,7 @@ func (q *request) refused() error {
 
 // listSecrets answers with what the caller may read, without values.
 func (q *request) listSecrets() error {
-	q.entry.Event = "secret.list"
+	q.list("secret.list")
 	now := time.Now()
 	b := []byte(`{"secrets":[`)
 	for _, name := range slices.Sorted(maps.Keys(q.s.secrets.all())) {

@@ -28,8 +28,8 @@ type Config struct {
 	Certificates []string
 	// Limit bounds the requests of each user; the zero Limit does not.
 	Limit access.Limit
-	// Metrics answers /metrics; nil is not found.
-	Metrics http.Handler
+	// Metrics answers /metrics with what a caller may know of; nil is not found.
+	Metrics func(Visible) http.Handler
 	// Observe is told of each answer, for metrics; it may be nil. The route is
 	// one of a fixed set.
 	Observe func(route string, status int, d time.Duration)
@@ -39,10 +39,10 @@ type Config struct {
 
 // A Server answers on a Unix socket. Publishing may begin before Serve.
 type Server struct {
-	cfg     Config
-	routes  map[routeKey]*route
-	limit   *access.Limiter // of all requests
-	denials *access.Limiter // of refused ones, so that nobody can fill the audit
+	cfg      Config
+	routes   map[routeKey]*route
+	limit    *access.Limiter // of all requests
+	refusals *refusals
 
 	secrets      *board[secretItem]
 	certificates *board[certificateItem]
@@ -87,7 +87,7 @@ func New(cfg Config) *Server {
 	s := &Server{
 		cfg:          cfg,
 		limit:        access.NewLimiter(cfg.Limit),
-		denials:      access.NewLimiter(access.Limit{PerSecond: 50, Burst: 500}),
+		refusals:     newRefusals(cfg.Audit, cfg.Log.Debug),
 		secrets:      newBoard[secretItem](cfg.Secrets),
 		certificates: newBoard[certificateItem](cfg.Certificates),
 		events:       newBus(run),
@@ -131,6 +131,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	})
 	l := newListener(ln, s)
 	go l.run()
+	defer s.refusals.flush()
 	defer l.work.Wait() // answers under way have a deadline
 	err := srv.Serve(l)
 	if stop() { // ctx is not done: the listener failed
