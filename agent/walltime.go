@@ -12,7 +12,7 @@ import (
 // runs on through a suspend, and so sees only that the wall clock was set; the
 // one that timers run by stands still, and so sees suspends too.
 type clocks struct {
-	steady func() time.Duration // since some fixed moment; nil never sees a jump
+	steady func() time.Duration // since some fixed moment
 	wall   time.Time            // at the last look
 	at     time.Duration        // steady at the same moment
 }
@@ -24,9 +24,6 @@ const setBy = 2 * time.Second
 // jump is by how much the wall clock was moved since the last look, forward if
 // positive, or 0.
 func (c *clocks) jump(now time.Time) time.Duration {
-	if c.steady == nil {
-		return 0
-	}
 	now, at := now.Round(0), c.steady()
 	d := now.Sub(c.wall) - (at - c.at)
 	first := c.wall.IsZero()
