@@ -6,7 +6,8 @@ import (
 	"os/user"
 	"slices"
 	"strconv"
-	"strings"
+
+	"github.com/signet-agent/signet/internal/access"
 )
 
 func (k *checker) rule(at string, r Rule) {
@@ -68,33 +69,15 @@ func (k *checker) keyRule(at, name string, verbs []string) {
 	}
 }
 
-var methods = []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "*"}
-
 func (k *checker) proxyRule(at, name string, patterns []string) {
 	u, ok := k.c.Upstreams[name]
 	k.unless(ok || name == "*", at, "there is no upstream %q; %s", clip(name), guess(name, k.c.Upstreams))
 	k.unless(!ok || u.URL != "", at, "upstream %q has no url to forward to", name)
 	k.unless(len(patterns) > 0, at, "allows nothing; want patterns like \"GET /api/*\"")
 	for i, p := range patterns {
-		method, path, ok := strings.Cut(p, " ")
-		place := index(at, i)
-		if !k.unless(ok && strings.HasPrefix(path, "/"), place, "%q is not a pattern; write it like \"GET /api/*\"", clip(p)) {
-			continue
-		}
-		k.unless(slices.Contains(methods, method), place, "%q is not a method; want %s", clip(method), alternatives(methods))
-		k.proxyPath(place, path)
+		_, err := access.ParsePattern(p)
+		k.unless(err == nil, index(at, i), "%v; write it like \"GET /api/*\"", err)
 	}
-}
-
-// proxyPath refuses patterns that no request can match, as such requests are
-// refused before policy is asked.
-func (k *checker) proxyPath(at, path string) {
-	segments := strings.Split(path[1:], "/")
-	for i, s := range segments {
-		k.unless(s != "" || i == len(segments)-1, at, "has an empty segment; no such request is forwarded")
-		k.unless(s != "." && s != "..", at, "has a %s segment; no such request is forwarded", s)
-	}
-	k.unless(!strings.ContainsAny(path, " ?#%\\"), at, "has a character that is not part of a plain path; query and encoding are not matched")
 }
 
 // host checks what only the host knows, and the version of the agent on it.

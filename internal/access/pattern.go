@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -17,27 +18,32 @@ type Pattern struct {
 	tokens []token
 }
 
-// ParsePattern reads a Pattern.
+// methods are those that a Pattern can name. CONNECT and TRACE are never
+// forwarded.
+var methods = []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "*"}
+
+// ParsePattern reads a Pattern. What it refuses, no request could match.
 func ParsePattern(s string) (Pattern, error) {
 	method, path, ok := strings.Cut(s, " ")
-	if !ok || method == "" || !strings.HasPrefix(path, "/") {
-		return Pattern{}, fmt.Errorf("%q is not a pattern such as %q", s, "GET /path/*")
+	short := s[:min(len(s), 60)]
+	if !ok || !strings.HasPrefix(path, "/") {
+		return Pattern{}, fmt.Errorf("%q is not a method and a path", short)
 	}
-	if method != "*" && strings.Trim(method, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != "" {
-		return Pattern{}, fmt.Errorf("%q: the method is not in capital letters", s)
+	if !slices.Contains(methods, method) {
+		return Pattern{}, fmt.Errorf("%q: the method is not one of %s", short, strings.Join(methods, ", "))
 	}
-	if strings.ContainsAny(path, " \t?#%\\") {
-		return Pattern{}, fmt.Errorf("%q: the path holds one of space, ?, #, %%, \\; it is compared with the decoded path, without query", s)
+	if strings.ContainsFunc(path, func(r rune) bool { return r < ' ' || r == 0x7f || strings.ContainsRune(" ?#%\\", r) }) {
+		return Pattern{}, fmt.Errorf("%q: the path holds a space, ?, #, %%, \\ or control character; it is compared with the decoded path, without query", short)
 	}
 	if strings.Contains(path, "***") {
-		return Pattern{}, fmt.Errorf("%q: *** means nothing", s)
+		return Pattern{}, fmt.Errorf("%q: *** means nothing", short)
 	}
 	if err := checkSegments(path); err != nil {
-		return Pattern{}, fmt.Errorf("%q: %w, which no request can have", s, err)
+		return Pattern{}, fmt.Errorf("%q: %w, and no such request is forwarded", short, err)
 	}
 	tokens := compilePath(path)
 	if len(tokens) > maxTokens {
-		return Pattern{}, fmt.Errorf("%q: longer than %d characters", s[:40]+"...", maxTokens)
+		return Pattern{}, fmt.Errorf("%q...: longer than %d characters", short, maxTokens)
 	}
 	return Pattern{method, path, tokens}, nil
 }
