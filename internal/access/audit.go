@@ -47,7 +47,8 @@ type Audit struct {
 	cfg    AuditConfig
 	failed atomic.Pointer[AuditError]
 	head   atomic.Pointer[Head]
-	wake   chan struct{}
+	wake   chan struct{} // there are lines
+	many   chan struct{} // there are as many as are written at once
 	done   chan struct{}
 	asks   chan signAsk
 	lines  sync.Pool // of *[]byte, to format entries in
@@ -89,6 +90,9 @@ const (
 	// linger is how long a line waits for others to be written with it. It is
 	// also how long it takes until a failing disk is noticed under load.
 	linger = 10 * time.Millisecond
+	// atOnce is from how many bytes of lines on they wait no longer, so that the
+	// buffers stay small under load.
+	atOnce = 64 << 10
 	// probeEvery is how often an idle file is synced and looked at.
 	probeEvery = time.Second
 )
@@ -103,7 +107,7 @@ func OpenAudit(cfg AuditConfig) (*Audit, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	a := &Audit{cfg: cfg, wake: make(chan struct{}, 1), done: make(chan struct{}), asks: make(chan signAsk)}
+	a := &Audit{cfg: cfg, wake: make(chan struct{}, 1), many: make(chan struct{}, 1), done: make(chan struct{}), asks: make(chan signAsk)}
 	a.seal = sealing{sign: cfg.Sign, done: make(chan signed, 1), since: time.Now()}
 	a.lines.New = func() any { b := make([]byte, 0, 512); return &b }
 	a.w.path, a.w.maxSize, a.w.keep = cfg.Path, cfg.MaxSize, cfg.Keep
@@ -156,16 +160,25 @@ func (a *Audit) enqueue(line []byte) error {
 		a.mu.Unlock()
 		return errAuditFull
 	}
-	first := len(a.pending) == 0
+	before := len(a.pending)
 	a.pending = append(a.pending, line...)
+	after := len(a.pending)
 	a.mu.Unlock()
-	if first {
-		select {
-		case a.wake <- struct{}{}:
-		default:
-		}
+	if before == 0 {
+		signal(a.wake)
+	}
+	if before < atOnce && after >= atOnce {
+		signal(a.many)
 	}
 	return nil
+}
+
+// signal sends to a channel with room for one, unless that is there already.
+func signal(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
 }
 
 // Err is why accesses cannot be recorded, or nil.
@@ -213,7 +226,7 @@ func (a *Audit) run() {
 		select {
 		case _, open = <-a.wake:
 			if open {
-				<-time.After(linger) // Close waits for the write in any case
+				a.gather()
 			}
 		case <-probe.C:
 			a.settle(a.w.probe())
@@ -235,6 +248,14 @@ func (a *Audit) run() {
 			a.keepLastEnd()
 			return
 		}
+	}
+}
+
+// gather waits for more lines. Close waits for the write in any case.
+func (a *Audit) gather() {
+	select {
+	case <-time.After(linger):
+	case <-a.many: // or of lines that are written, which does no harm
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -292,6 +293,34 @@ func TestAuditOnAFullDisk(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Lines wait a moment for others, unless there are many: then a second buffer is
+// all that a load needs.
+func TestAuditManyLinesAreWrittenAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := openAudit(t, AuditConfig{Path: filepath.Join(t.TempDir(), "audit.jsonl")})
+		began := time.Now()
+		after := func(what string, lines uint64, d time.Duration) {
+			t.Helper()
+			synctest.Wait()
+			if got := a.Head().Lines; got != lines || time.Since(began) != d {
+				t.Errorf("%s: %d lines after %v, want %d after %v", what, got, time.Since(began), lines, d)
+			}
+		}
+		after("one line", 0, 0)
+		time.Sleep(linger)
+		after("one line", 1, linger) // that the audit was opened
+		n := uint64(1)
+		for size := 0; size < atOnce; n++ {
+			e := read(int(n))
+			size += len(e.appendTo(nil))
+			if err := a.Append(e); err != nil {
+				t.Fatal(err)
+			}
+		}
+		after("many", n, linger)
+	})
 }
 
 func TestAppendDoesNotAllocateMuch(t *testing.T) {
