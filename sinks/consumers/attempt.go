@@ -14,6 +14,7 @@ import (
 
 // attempt makes one try: test, reload, proof, and what follows of it.
 func (c *consumer) attempt(ctx context.Context) {
+	c.awaitLeaves(ctx)
 	err := c.redeliver()
 	targets := c.begin()
 	proven := false
@@ -32,6 +33,22 @@ func (c *consumer) attempt(ctx context.Context) {
 		c.again(targets)
 	default:
 		c.failed(ctx, targets, err)
+	}
+}
+
+// awaitLeaves waits, for a while, until it is known which certificates are in what
+// an earlier run has left to do. That run may have noted more than it wrote, or too
+// much to name it all; the files learn it from the items, which come at a start.
+func (c *consumer) awaitLeaves(ctx context.Context) {
+	c.mu.Lock()
+	groups := c.proofs(c.left)
+	first := c.tried.IsZero()
+	c.mu.Unlock()
+	unknown := func(group []string) bool { return len(c.leaves(group)) == 0 }
+	for until := time.Now().Add(longestBurst); first && slices.ContainsFunc(groups, unknown) && time.Now().Before(until); {
+		if !sleep(ctx, quiet) {
+			return
+		}
 	}
 }
 
@@ -64,7 +81,8 @@ func (c *consumer) try(ctx context.Context, targets []string) (proven bool, err 
 	}
 	for _, group := range c.proofs(targets) {
 		leaves := c.leaves(group)
-		if len(leaves) == 0 { // an earlier run has noted it, and not written it
+		if len(leaves) == 0 {
+			c.cs.cfg.Log.Warn("consumer reloaded and not proven: it is not known which certificate is in place", "consumer", c.Name, "targets", group)
 			continue
 		}
 		if err := c.proof(group).make(ctx, leaves, c.superseded); err != nil {
@@ -320,13 +338,17 @@ func (c *consumer) proof(group []string) Proof {
 	return c.Targets[i].Proof
 }
 
-// leaves are what was delivered to a group.
+// leaves are what was delivered to a group, or is in place there.
 func (c *consumer) leaves(group []string) [][]byte {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	var out [][]byte
 	for _, t := range group {
-		out = append(out, c.delivered[t].leaves...)
+		c.mu.Lock()
+		leaves := c.delivered[t].leaves
+		c.mu.Unlock()
+		if leaves == nil {
+			leaves = c.cs.cfg.Files.Leaves(t)
+		}
+		out = append(out, leaves...)
 	}
 	return out
 }

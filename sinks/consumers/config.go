@@ -111,6 +111,9 @@ type Files interface {
 	Redeliver(target string) error
 	// Generation is what is in place.
 	Generation(target string) (int64, error)
+	// Leaves are the certificates in what is in place, in DER; nil if that is not
+	// known (yet).
+	Leaves(target string) [][]byte
 	// Wanted names what should be in a target; it is the same in any process.
 	Wanted(target string) (string, error)
 	// Hold leaves a target as it is, as a Rollback before the last start has left

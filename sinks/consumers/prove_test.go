@@ -1,12 +1,17 @@
 package consumers
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"net"
+	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/signet-agent/signet/sinks"
@@ -182,4 +187,73 @@ func TestProofOfADeadConsumer(t *testing.T) {
 			t.Errorf("%q: after %v: %v", protocol, time.Since(began), err)
 		}
 	}
+}
+
+// What a crash has left to do is proven as well, even if it was too much to be
+// written down: by what the files have found to be in place.
+func TestWhatACrashHasLeftIsProven(t *testing.T) {
+	c := newCA(t).issue(t, "web.example")
+	s := serve(t, config(t, c))
+	for _, targets := range []int{1, manyTargets + 10} {
+		store, dir := newStore(), tempDir(t)
+		app := Consumer{Name: "app"}
+		var noted []Change
+		for i := range targets {
+			path := filepath.Join(dir, strconv.Itoa(i))
+			if err := os.WriteFile(path, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			app.Targets = append(app.Targets, Target{Path: path, Way: wayFunc{"way", func(context.Context) error { return nil }},
+				Proof: Proof{Address: s.address, ServerName: "web.example", Within: 2 * time.Second}})
+			noted = append(noted, Change{Target: path, Generation: 7, Leaves: c.Chain[:1]})
+		}
+		cs, err := New(Config{Consumers: []Consumer{app}, Store: store, Files: newFiles()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cs.Writing(noted); err != nil { // and there it dies
+			t.Fatal(err)
+		}
+		files := newFiles()
+		r := start(t, store, files, app)
+		published := time.AfterFunc(200*time.Millisecond, func() {
+			files.mu.Lock()
+			defer files.mu.Unlock()
+			files.leaves[app.Targets[0].Path] = c.Chain[:1]
+		})
+		defer published.Stop()
+		eventually(t, 5*time.Second, "the reload", func() bool { return !store.pending(t, "app") })
+		if r.Status()[0].ProvenAt.IsZero() {
+			t.Errorf("%d targets: not proven", targets)
+		}
+		r.halt()
+	}
+}
+
+// A reload does not wait for ever for a proof that nobody can make, such as where
+// the token of the host is away, and that it was not made is said.
+func TestAProofThatCannotBeMadeIsSaid(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newStore()
+		var n atomic.Int64
+		app := counting("app", &n, nil, "/f/a")
+		app.Targets[0].Proof = Proof{Address: "127.0.0.1:1"}
+		cs, err := New(Config{Consumers: []Consumer{app}, Store: store, Files: newFiles()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cs.Writing([]Change{{Target: "/f/a", Generation: 7}}); err != nil {
+			t.Fatal(err)
+		}
+		r := start(t, store, newFiles(), app)
+		time.Sleep(longestBurst + time.Second)
+		synctest.Wait()
+		if n.Load() != 1 || store.pending(t, "app") || !r.Status()[0].ProvenAt.IsZero() {
+			t.Errorf("%d reloads, %+v", n.Load(), r.Status()[0])
+		}
+		r.halt()
+		if text := r.log.String(); !strings.Contains(text, "not proven") {
+			t.Errorf("said:\n%s", text)
+		}
+	})
 }

@@ -54,12 +54,13 @@ type memFiles struct {
 	calls    []string
 	noneLeft bool // there is no previous generation
 	revives  []string
+	leaves   map[string][][]byte
 	held     map[string]string // by Hold: what was wanted
 	queue    *Consumers
 }
 
 func newFiles() *memFiles {
-	return &memFiles{back: map[string]bool{}, newest: map[string]int64{}, held: map[string]string{}}
+	return &memFiles{back: map[string]bool{}, newest: map[string]int64{}, held: map[string]string{}, leaves: map[string][][]byte{}}
 }
 
 func (f *memFiles) Rollback(target string) error {
@@ -105,6 +106,12 @@ func (f *memFiles) Generation(target string) (int64, error) {
 		return f.newest[target] - 10, nil
 	}
 	return f.newest[target], nil
+}
+
+func (f *memFiles) Leaves(target string) [][]byte {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.leaves[target]
 }
 
 // Wanted does not tell deliveries apart: a test that does not say so delivers the
