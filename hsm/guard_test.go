@@ -2,6 +2,7 @@ package hsm_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -222,5 +223,29 @@ func TestPINSources(t *testing.T) {
 			}
 			open(t, cfg)
 		})
+	}
+}
+
+// The worker of one token does not get the PIN of another.
+func TestAWorkerHasNoOtherTokensPIN(t *testing.T) {
+	t.Setenv("OTHER_TOKENS_PIN", "0815")
+	s, ledger, guard := fresh(t)
+	for _, without := range []bool{false, true} {
+		cfg := s.Config(ledger, guard)
+		if without {
+			cfg.Without = []string{"OTHER_TOKENS_PIN"}
+		}
+		token, stop := open(t, cfg)
+		env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", token.Status().PID))
+		if errors.Is(err, os.ErrPermission) {
+			t.Skip("only root looks into a process that cannot be dumped")
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(env), "OTHER_TOKENS_PIN=") == without {
+			t.Errorf("without: %v, and the environment of the worker is %q", without, env)
+		}
+		stop()
 	}
 }

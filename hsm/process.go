@@ -11,6 +11,8 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -28,18 +30,20 @@ type process struct {
 	socket net.Conn
 	conn   *wire.Conn
 
-	// room bounds how many requests are with the worker: enough to keep every
-	// session busy, few enough that none waits there for long, so that its
-	// deadline is about the module. What runs alone takes all of it.
+	// room bounds how many requests are with the worker: one for each session that
+	// signs. What runs alone takes all of it. turn is for what does not sign, which
+	// the worker does one after the other. Nothing waits there for another request,
+	// so the time it takes is the module's.
 	room     *semaphore.Weighted
 	capacity int64
+	turn     *semaphore.Weighted
 
 	// What was found when the token was opened; not changed after.
 	serial string
 	canary string // a key that must be there
 
-	remains     []uint64  // of interrupted generations, perhaps; owned by Ensure
-	remainsSeen time.Time // when they were seen first
+	remains     []wire.Loose // of interrupted generations, perhaps; owned by Ensure
+	remainsSeen time.Time    // when they were looked for first; zero before that
 
 	next    atomic.Uint64
 	drained chan struct{} // closed when all answers are read
@@ -48,8 +52,8 @@ type process struct {
 	mu      sync.Mutex
 	pending map[uint64]*pendingCall // guarded by mu; nil once the process is given up
 	why     error                   // why it is given up; guarded by mu
-	lanes   []*wire.Lane            // not in use, the last used last; guarded by mu
-	ended   bool                    // guarded by mu
+	lanes   []*lane                 // all there are; guarded by mu
+	free    []*lane                 // not in use, the last used last; guarded by mu
 }
 
 type pendingCall struct {
@@ -93,10 +97,9 @@ func startProcess(path string, env []string, lanes int, log *slog.Logger) (*proc
 	cmd.ExtraFiles = append([]*os.File{theirs}, given...)
 	cmd.Stdout, cmd.Stderr = theirErr, theirErr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if len(env) > 0 {
-		cmd.Env = append(os.Environ(), env...)
-	}
-	p := &process{cmd: cmd, socket: socket, conn: wire.NewConn(socket), lanes: signing, done: make(chan struct{}), drained: make(chan struct{}), pending: map[uint64]*pendingCall{}}
+	cmd.Env = env
+	p := &process{cmd: cmd, socket: socket, conn: wire.NewConn(socket), lanes: signing, turn: semaphore.NewWeighted(1),
+		done: make(chan struct{}), drained: make(chan struct{}), pending: map[uint64]*pendingCall{}}
 	p.setRoom(1)
 	started := make(chan error, 1)
 	go p.run(started)
@@ -109,6 +112,15 @@ func startProcess(path string, env []string, lanes int, log *slog.Logger) (*proc
 	go logLines(stderr, log.With("worker_pid", cmd.Process.Pid))
 	go p.read()
 	return p, nil
+}
+
+// environment is what the worker finds in its own.
+func (c *Config) environment() []string {
+	env := slices.DeleteFunc(os.Environ(), func(v string) bool {
+		name, _, _ := strings.Cut(v, "=")
+		return slices.Contains(c.Without, name)
+	})
+	return append(env, c.Env...)
 }
 
 // run starts the process and waits for its end on one thread: the kernel sends
@@ -127,7 +139,6 @@ func (p *process) run(started chan<- error) {
 	case <-time.After(drainTimeout): // what the library has started has the socket too
 	}
 	p.giveUp(fmt.Errorf("%w (%s)", errLost, exitText(err)))
-	p.endLanes()
 	close(p.done)
 }
 
@@ -160,6 +171,17 @@ func logLines(r *os.File, log *slog.Logger) {
 func (p *process) setRoom(n int) {
 	p.capacity = int64(n)
 	p.room = semaphore.NewWeighted(p.capacity)
+}
+
+// use has n lanes in use from now on, which is as many as the worker serves.
+func (p *process) use(n int) {
+	p.setRoom(n)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.why == nil {
+		p.free = append([]*lane(nil), p.lanes[:n]...)
+		closeLanes(p.lanes[n:], nil)
+	}
 }
 
 // read hands out answers until the socket closes.
@@ -204,11 +226,12 @@ func (p *process) answer(id uint64, a answer) {
 	}
 }
 
-// giveUp kills the process and tells all callers why. The first reason stays.
+// giveUp kills the process and tells all callers why. The first reason stays. Its
+// lanes are closed: what the library has started may hold their other ends open.
 func (p *process) giveUp(why error) {
 	p.mu.Lock()
-	calls := p.pending
-	p.pending = nil
+	calls, lanes := p.pending, p.lanes
+	p.pending, p.lanes, p.free = nil, nil, nil
 	if p.why == nil {
 		p.why = why
 	}
@@ -216,6 +239,7 @@ func (p *process) giveUp(why error) {
 	p.mu.Unlock()
 	_ = p.cmd.Process.Kill()
 	p.socket.Close()
+	closeLanes(lanes, nil)
 	for _, c := range calls {
 		c.timer.Stop()
 		c.answer <- answer{err: lost(why)}
@@ -240,8 +264,16 @@ func (p *process) given() error {
 // call sends a request and waits for the answer. If the worker has not answered
 // in timeout it is killed, even when the caller no longer waits: something hangs.
 func (p *process) call(ctx context.Context, weight int64, timeout time.Duration, op wire.Op, payload []byte) ([]byte, error) {
-	if err := p.room.Acquire(ctx, weight); err != nil {
+	if err := p.turn.Acquire(ctx, 1); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrDeadline, err)
+	}
+	if err := p.room.Acquire(ctx, weight); err != nil {
+		p.turn.Release(1)
+		return nil, fmt.Errorf("%w: %w", ErrDeadline, err)
+	}
+	done := func() {
+		p.room.Release(weight)
+		p.turn.Release(1)
 	}
 	id := p.next.Add(1)
 	c := &pendingCall{answer: make(chan answer, 1)}
@@ -249,7 +281,7 @@ func (p *process) call(ctx context.Context, weight int64, timeout time.Duration,
 	if p.pending == nil {
 		why := p.why
 		p.mu.Unlock()
-		p.room.Release(weight)
+		done()
 		return nil, lost(why)
 	}
 	c.timer = time.AfterFunc(timeout, func() { p.expire(id, timeout) })
@@ -260,12 +292,12 @@ func (p *process) call(ctx context.Context, weight int64, timeout time.Duration,
 	}
 	select {
 	case a := <-c.answer:
-		p.room.Release(weight)
+		done()
 		return a.payload, a.err
 	case <-ctx.Done():
 		go func() { // the place is taken until the worker is done with it
 			<-c.answer
-			p.room.Release(weight)
+			done()
 		}()
 		return nil, fmt.Errorf("%w: %w", ErrDeadline, ctx.Err())
 	}

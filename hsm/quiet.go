@@ -10,6 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// pipeBuf is what an empty pipe has room for whatever its size: PIPE_BUF of
+// pipe(7).
+const pipeBuf = 4096
+
 // A quietPipe writes into one pipe and reads from another without telling Go's
 // scheduler of each system call, which is why none of them may wait: waiting is
 // left to Go's poller. So the runtime's monitor thread sleeps while signatures are
@@ -22,6 +26,7 @@ type quietPipe struct {
 	in, out       *os.File
 	rawIn, rawOut syscall.RawConn
 	limit         time.Time // when reading ends next
+	end           time.Time // when it ends for good
 
 	// Of the call under way. The functions are kept so that no call makes them.
 	buf        []byte
@@ -85,11 +90,14 @@ func (p *quietPipe) call(trap, fd uintptr) bool {
 	}
 }
 
-// Read waits for something to read, for laneTick or up to half as long: after
-// that it is os.ErrDeadlineExceeded.
+// Read waits for something to read, until the end or for half of laneTick to all
+// of it: after that it is os.ErrDeadlineExceeded.
 func (p *quietPipe) Read(b []byte) (int, error) {
-	if now := time.Now(); p.limit.Sub(now) < laneTick/2 {
+	if now := time.Now(); p.limit.Sub(now) < laneTick/2 || p.limit.After(p.end) {
 		p.limit = now.Add(laneTick)
+		if p.end.Before(p.limit) {
+			p.limit = p.end
+		}
 		if err := p.in.SetReadDeadline(p.limit); err != nil {
 			return 0, err
 		}
@@ -107,7 +115,13 @@ func (p *quietPipe) Read(b []byte) (int, error) {
 	return p.n, nil
 }
 
+// Write waits for room until the end. What a pipe holds at once waits for nothing.
 func (p *quietPipe) Write(b []byte) (done int, err error) {
+	if len(b) > pipeBuf {
+		if err := p.out.SetWriteDeadline(p.end); err != nil {
+			return 0, err
+		}
+	}
 	for done < len(b) {
 		p.buf = b[done:]
 		if err := p.rawOut.Write(p.send); err != nil {

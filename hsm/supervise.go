@@ -175,7 +175,7 @@ func (t *Token) open(ctx context.Context) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := startProcess(t.cfg.Worker, t.cfg.Env, wire.Lanes(t.cfg.Sessions), t.log)
+	p, err := startProcess(t.cfg.Worker, t.cfg.environment(), wire.Lanes(t.cfg.Sessions), t.log)
 	if err != nil {
 		return nil, t.fail("open", "", err)
 	}
@@ -285,7 +285,7 @@ func (t *Token) resolve(ctx context.Context, p *process, o *wire.Opened, keys []
 			return nil, t.fail("list", "", err)
 		}
 		if intents {
-			p.remains, p.remainsSeen = incomplete(&listed), time.Now()
+			p.remains, p.remainsSeen = remains(&listed), time.Now()
 		}
 		there := present(&listed)
 		want, missing = alive(keys), func(k LedgerKey) bool { return !there[k.ID] }
@@ -346,7 +346,7 @@ func present(listed *wire.Listed) map[string]bool {
 
 // opening puts a worker that has opened the token to use.
 func (t *Token) opening(p *process, o *wire.Opened, lost []string) {
-	p.setRoom(o.Sessions)
+	p.use(o.Sessions)
 	p.serial = o.Serial
 	t.update(func() {
 		t.cur, t.err, t.opened = p, nil, o
@@ -397,15 +397,4 @@ func (t *Token) setLost(change func(lost []string) []string) {
 			t.log.Error("a key of the ledger is not on the token", "key", name)
 		}
 	}
-}
-
-// incomplete lists what may remain of an interrupted generation.
-func incomplete(listed *wire.Listed) []uint64 {
-	var hs []uint64
-	for _, l := range listed.Loose {
-		if l.Incomplete {
-			hs = append(hs, l.Handle)
-		}
-	}
-	return hs
 }

@@ -29,8 +29,9 @@ type Config struct {
 	Name string
 	// Worker is the path of signet-hsm. If empty, it is beside the program.
 	Worker string
-	// Env is added to the environment that the worker inherits.
-	Env []string
+	// Env is added to the environment that the worker inherits, but for the
+	// variables named in Without: those with the PINs of other tokens.
+	Env, Without []string
 	// Module is the path of the vendor's PKCS#11 library. It may come from URI.
 	Module string
 	// InitArgs is a text that the library is initialised with. Most need none;

@@ -85,6 +85,9 @@ func (s *Shim) Rules(rules ...string) {
 // AddFlags makes the tokens state these flags too.
 func (s *Shim) AddFlags(flags uint) { s.write("flags", fmt.Sprintf("%#x\n", flags)) }
 
+// LimitSessions makes the tokens state that they can have so many sessions.
+func (s *Shim) LimitSessions(n int) { s.write("sessions", fmt.Sprintf("%d\n", n)) }
+
 // LockAfterThree makes the token count wrong PINs from now on.
 func (s *Shim) LockAfterThree() { s.write("lockout", "0\n") }
 

@@ -4,11 +4,14 @@
  *
  *   rules     lines "FUNCTION NTH ACTION [once]". NTH counts the calls of that
  *             function in this process from 1; 0 means every call. ACTION is
- *             hang, crash, or the return value, as 0x30. With "once", a rule
- *             takes effect in one process only.
+ *             hang, crash, orphan (crash, and leave a child process), sleepMS,
+ *             or the return value, as 0x30. With "once", a rule takes effect in
+ *             one process only.
  *   lockout   if it exists, three wrong PINs lock the token, for good; the count
  *             is kept in the file.
  *   flags     if it exists, its number is added to the flags of every token.
+ *   sessions  if it exists, its number is how many sessions every token states
+ *             that it can have.
  *   escape    if it exists, C_Initialize tries to open a TCP socket and to run a
  *             program, and whether the process can be dumped, and appends what
  *             came of it: "allowed" or "refused".
@@ -44,7 +47,7 @@ enum {
 
 enum { CKR_PIN_INCORRECT = 0xa0, CKR_PIN_LOCKED = 0xa4 };
 enum { FLAG_LOW = 0x10000, FLAG_FINAL = 0x20000, FLAG_LOCKED = 0x40000 };
-enum { FLAGS_OFFSET = 96 }; /* of flags in CK_TOKEN_INFO */
+enum { FLAGS_OFFSET = 96, MAX_SESSIONS_OFFSET = 104 }; /* in CK_TOKEN_INFO */
 enum { INIT_FLAGS = 4, CKF_OS_LOCKING_OK = 2 }; /* of CK_C_INITIALIZE_ARGS, after four pointers */
 
 static functions *real, mine;
@@ -66,10 +69,9 @@ static int first(const char *function, int nth) {
 	return 1;
 }
 
-/* misbehave does what the rules say of this call; 0 is to forward it. */
-static ck misbehave(int index, const char *function) {
+/* obey does what the rules say of the nth call; 0 is to forward it. */
+static ck obey(const char *function, int n) {
 	char path[512], line[256];
-	int n = __sync_add_and_fetch(&calls[index], 1);
 	in_dir(path, sizeof path, "rules");
 	FILE *f = fopen(path, "r");
 	if (f == NULL) return 0;
@@ -81,12 +83,23 @@ static ck misbehave(int index, const char *function) {
 		if (strcmp(name, function) != 0 || (nth != 0 && nth != n)) continue;
 		if (strcmp(once, "once") == 0 && !first(function, nth)) continue;
 		if (strcmp(action, "hang") == 0) for (;;) pause();
-		if (strcmp(action, "crash") == 0) *(volatile int *)0 = 0;
+		if (strcmp(action, "orphan") == 0 && fork() == 0) {
+			sleep(20);
+			_exit(0);
+		}
+		if (strcmp(action, "crash") == 0 || strcmp(action, "orphan") == 0) *(volatile int *)0 = 0;
+		int ms;
+		if (sscanf(action, "sleep%d", &ms) == 1) {
+			usleep(1000 * ms);
+			continue;
+		}
 		rv = strtoul(action, NULL, 0);
 	}
 	fclose(f);
 	return rv;
 }
+
+static ck misbehave(int index, const char *function) { return obey(function, __sync_add_and_fetch(&calls[index], 1)); }
 
 #define FORWARD(index, name, params, args)                   \
 	static ck my_##name params {                             \
@@ -137,7 +150,19 @@ static ck my_Finalize(void *a) {
 FORWARD(OPENSESSION, OpenSession, (ck a, ck b, void *c, void *d, ck *e), (a, b, c, d, e))
 FORWARD(CLOSESESSION, CloseSession, (ck a), (a))
 FORWARD(DESTROYOBJECT, DestroyObject, (ck a, ck b), (a, b))
-FORWARD(GETATTRIBUTEVALUE, GetAttributeValue, (ck a, ck b, void *c, ck d), (a, b, c, d))
+
+/* my_GetAttributeValue heeds rules for one attribute, too. */
+static ck my_GetAttributeValue(ck session, ck object, ck *template, ck n) {
+	char name[32];
+	ck rv = misbehave(GETATTRIBUTEVALUE, "C_GetAttributeValue");
+	if (rv == 0 && n == 1) {
+		snprintf(name, sizeof name, "CKA_0x%lx", template[0]);
+		rv = obey(name, -1);
+	}
+	if (rv != 0) return rv;
+	return ((ck(*)(ck, ck, void *, ck))real->fn[GETATTRIBUTEVALUE])(session, object, template, n);
+}
+
 FORWARD(FINDOBJECTSINIT, FindObjectsInit, (ck a, void *b, ck c), (a, b, c))
 FORWARD(FINDOBJECTS, FindObjects, (ck a, ck *b, ck c, ck *d), (a, b, c, d))
 FORWARD(ENCRYPT, Encrypt, (ck a, void *b, ck c, void *d, ck *e), (a, b, c, d, e))
@@ -201,6 +226,8 @@ static ck my_GetTokenInfo(ck slot, unsigned char *info) {
 	if (wrong == 2) *flags |= FLAG_LOW | FLAG_FINAL;
 	if (wrong >= 3) *flags |= FLAG_LOCKED;
 	*flags |= number("flags", 0);
+	int most = number("sessions", -1);
+	if (most >= 0) *(ck *)(info + MAX_SESSIONS_OFFSET) = most;
 	return 0;
 }
 
