@@ -72,7 +72,7 @@ func (k *checker) set(at string, f File) {
 	for _, field := range []string{"secret", "certificate", "field", "format", "template", "password"} {
 		k.unless(!k.has(at+"."+field), at+"."+field, "belongs into one of the entries")
 	}
-	k.unless(f.Keep >= 0 && f.Keep <= 100, at+".keep", "%d is not between 1 and 100", f.Keep)
+	k.unless(!k.has(at+".keep") || f.Keep >= 1 && f.Keep <= 100, at+".keep", "%d is not between 1 and 100", f.Keep)
 	if !k.unless(len(f.Entries) > 0, at+".entries", "missing; a set has files, each as NAME: {certificate: .., format: ..}") {
 		return
 	}

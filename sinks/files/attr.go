@@ -33,7 +33,11 @@ const (
 // its own. What the directory's default ACL gave goes, as who may read is what
 // the configuration says.
 func (a attributes) dress(fd int) error {
-	if a.gid != os.Getegid() {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if st.Gid != uint32(a.gid) { // also of a file of ours: a directory may give its own
 		if err := unix.Fchown(fd, -1, a.gid); err != nil {
 			return os.NewSyscallError(fmt.Sprintf("give to group %d", a.gid), err)
 		}
@@ -54,7 +58,7 @@ func (a attributes) dress(fd int) error {
 			return os.NewSyscallError("set ACL", err)
 		}
 	}
-	if a.uid != os.Geteuid() {
+	if st.Uid != uint32(a.uid) {
 		if err := unix.Fchown(fd, a.uid, -1); err != nil {
 			return os.NewSyscallError(fmt.Sprintf("give to user %d", a.uid), err)
 		}

@@ -170,3 +170,36 @@ func TestAttributesThatCannotBeSet(t *testing.T) {
 		})
 	}
 }
+
+// A directory that gives its group to what is made in it does not give it to the
+// agent's files, and a start finds them right.
+func TestAFileHasTheAgentsGroupInADirectoryThatGivesItsOwn(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+	dir := tempDir(t)
+	if err := errors.Join(os.Chown(dir, 0, 61778), os.Chmod(dir, os.ModeSetgid|0o750)); err != nil {
+		t.Fatal(err)
+	}
+	path, set := filepath.Join(dir, "pw"), filepath.Join(dir, "tls")
+	written := 0
+	for range 3 {
+		f, err := New(Config{Files: []File{{Path: path, Secret: "db", Field: "password", Mode: 0o640}}, Sets: []Set{pairSet(dir, 1)},
+			Written: func(ds []Delivery) { written += len(ds) }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := f.PublishSecret(both(1)); err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range []string{path, filepath.Join(set, "password")} {
+			var st unix.Stat_t
+			if err := unix.Stat(p, &st); err != nil || int(st.Gid) != os.Getegid() || st.Mode&0o7777 != 0o640 {
+				t.Errorf("%s: group %d, mode %o, %v", p, st.Gid, st.Mode, err)
+			}
+		}
+	}
+	if written != 2 {
+		t.Errorf("written %d times in 3 starts, want each once", written)
+	}
+}

@@ -81,8 +81,8 @@ type Item struct {
 // A Drift is a change to a file that the agent did not make.
 type Drift struct {
 	Target string
-	Path   string // the target, or the entry of the set
-	What   string // deleted, content, mode, owner, acl, label, type, link
+	Path   string // the target, the entry of the set, or one of its directories
+	What   string // deleted, content, mode, owner, acl, label, type, link, added
 	// UID, GID and Mode are what was found; not set for deleted.
 	UID, GID uint32
 	Mode     fs.FileMode

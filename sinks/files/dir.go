@@ -133,10 +133,15 @@ func (d *dir) fd() int { return int(d.f.Fd()) }
 // sync brings what was renamed in the directory to the disk.
 func (d *dir) sync() error { return cause(d.f.Sync()) }
 
+// setMode is that of the directories of sets. Who may read is said by the files,
+// their names are no secret.
+const setMode = 0o755
+
 // below opens a directory in this one, which has to be the agent's own, and so
-// has each on the way there.
-func (d *dir) below(path string) (*dir, error) {
-	at := d.fd()
+// has each on the way there. One of the agent's that has another mode than setMode
+// gets it back, and mended is told of it as it was.
+func (d *dir) below(path string, mended func(path string, was unix.Stat_t)) (*dir, error) {
+	at, sofar := d.fd(), d.f.Name()
 	for name := range strings.SplitSeq(path, "/") {
 		fd, err := openStep(at, name, unix.O_RDONLY|unix.O_DIRECTORY)
 		if at != d.fd() {
@@ -145,17 +150,44 @@ func (d *dir) below(path string) (*dir, error) {
 		if err != nil {
 			return nil, err
 		}
-		var st unix.Stat_t
-		if err = unix.Fstat(fd, &st); err == nil && (int(st.Uid) != os.Geteuid() && st.Uid != 0 || st.Mode&0o022 != 0) {
-			err = fmt.Errorf("%s: was not made by the agent, or others can write to it; remove it", name)
-		}
-		if err != nil {
+		sofar = filepath.Join(sofar, name)
+		if err := ownDir(fd, sofar, mended); err != nil {
 			unix.Close(fd)
 			return nil, err
 		}
 		at = fd
 	}
-	return &dir{f: os.NewFile(uintptr(at), filepath.Join(d.f.Name(), path))}, nil
+	return &dir{f: os.NewFile(uintptr(at), sofar)}, nil
+}
+
+// make makes a directory of the agent's.
+func (d *dir) make(name string) (*dir, error) {
+	if err := unix.Mkdirat(d.fd(), name, 0o700); err != nil {
+		return nil, os.NewSyscallError("make "+name, err)
+	}
+	d.touched = true
+	return d.below(name, func(string, unix.Stat_t) {}) // the mode is to be another
+}
+
+// ownDir is for below.
+func ownDir(fd int, path string, mended func(path string, was unix.Stat_t)) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	switch {
+	case int(st.Uid) == os.Geteuid() && modeOf(st) != setMode:
+		if err := unix.Fchmod(fd, setMode); err != nil {
+			return os.NewSyscallError("chmod", err)
+		}
+		mended(path, st)
+	case int(st.Uid) != os.Geteuid() && st.Uid != 0:
+		return &Error{Path: path, Op: "open directory", Err: fmt.Errorf("it belongs to user %d, and not to the agent", st.Uid),
+			Remedy: "move it away; the agent writes the set again"}
+	case st.Mode&0o022 != 0:
+		return &Error{Path: path, Op: "open directory", Err: errors.New("others can write to it"), Remedy: "chmod go-w " + path}
+	}
+	return nil
 }
 
 // stat looks at a name without following a link.

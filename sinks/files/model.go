@@ -58,7 +58,7 @@ func (t *target) hold(d *dir, known Delivery) error {
 	at := d
 	gen, err := t.onDisk(d)
 	if err == nil && t.set != nil {
-		if at, err = d.below(t.linkTo(gen)); err == nil {
+		if at, err = t.below(d, t.linkTo(gen)); err == nil {
 			defer at.close()
 		}
 	}

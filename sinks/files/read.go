@@ -43,7 +43,7 @@ func (fs *Files) Read(path, name string) ([]byte, error) {
 		if what != "" {
 			return nil, &Error{Path: t.path, Op: "read", Err: errors.New("no generation is in place")}
 		}
-		if d, err = d.below(t.linkTo(gen)); err != nil {
+		if d, err = t.below(d, t.linkTo(gen)); err != nil {
 			return nil, &Error{Path: t.path, Op: "read", Err: fmt.Errorf("generation %s: %w", strconv.FormatInt(gen, 10), err)}
 		}
 		defer d.close()

@@ -29,6 +29,9 @@ func (fs *Files) Run(ctx context.Context) error {
 	for _, t := range fs.targets {
 		r.dirs[t.dir] = append(r.dirs[t.dir], t)
 		r.unwatched[t.dir] = true
+		if t.set != nil { // its mode may be changed
+			r.of[filepath.Join(t.dir, t.store())] = t
+		}
 	}
 	return r.run(ctx)
 }

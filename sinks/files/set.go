@@ -36,6 +36,12 @@ func (t *target) store() string { return storePrefix + t.base }
 
 func (t *target) linkTo(gen int64) string { return t.store() + "/" + strconv.FormatInt(gen, 10) }
 
+// below opens a directory of the set. A mode that somebody has changed is told as
+// a drift; what they may have put there is found when the files are compared.
+func (t *target) below(d *dir, path string) (*dir, error) {
+	return d.below(path, func(path string, was unix.Stat_t) { t.drifted(flaw{path, "mode", was}) })
+}
+
 // load reads which generations there are. What is later than the current one
 // was never finished, or was rolled back: nothing to go back to.
 func (t *target) load(d *dir) error {
@@ -44,13 +50,13 @@ func (t *target) load(d *dir) error {
 		return nil
 	}
 	s.gens, s.replaced, s.dropped = nil, map[int64]time.Time{}, map[int64]bool{}
-	store, err := d.below(t.store())
+	store, err := t.below(d, t.store())
 	if errors.Is(err, unix.ENOENT) {
 		s.loaded = true
 		return nil
 	}
 	if err != nil {
-		return &Error{Path: t.path, Op: "open generations", Err: err}
+		return aboutTarget(t, err)
 	}
 	defer store.close()
 	names, err := store.f.Readdirnames(-1)
@@ -58,9 +64,17 @@ func (t *target) load(d *dir) error {
 		return &Error{Path: t.path, Op: "open generations", Err: cause(err)}
 	}
 	for _, name := range names {
-		if n, err := strconv.ParseInt(name, 10, 64); err == nil {
-			s.gens = append(s.gens, n)
+		n, err := strconv.ParseInt(name, 10, 64)
+		if err != nil {
+			continue
 		}
+		if st, err := store.stat(name); err == nil && st.Mode&unix.S_IFMT == unix.S_IFLNK { // see adopt
+			if err := store.remove(name); err != nil {
+				return &Error{Path: t.path, Op: "remove what a crash has left", Err: err, Remedy: t.remedy(err)}
+			}
+			continue
+		}
+		s.gens = append(s.gens, n)
 	}
 	slices.Sort(s.gens)
 	if now, what, _ := t.current(d); what == "" {
@@ -121,9 +135,9 @@ func (t *target) planSet(b *batch, d *dir, entries []*entry) (*job, error) {
 
 // compareSet compares all files of a generation, and notes their marks.
 func (t *target) compareSet(d *dir, gen int64, models []model, marks map[string]mark) flaw {
-	g, err := d.below(t.linkTo(gen))
+	g, err := t.below(d, t.linkTo(gen))
 	if err != nil {
-		return flaw{path: t.path, what: "deleted"}
+		return flaw{path: t.path, what: "deleted"} // or another's now
 	}
 	defer g.close()
 	for _, m := range models {
@@ -179,7 +193,7 @@ func (t *target) unchanged(d *dir) bool {
 	if what != "" || gen != t.generation {
 		return false
 	}
-	g, err := d.below(t.linkTo(gen))
+	g, err := t.below(d, t.linkTo(gen))
 	if err != nil {
 		return false
 	}
@@ -195,26 +209,19 @@ func (t *target) unchanged(d *dir) bool {
 
 // openStore opens the directory of the generations, and makes it if need be.
 func (t *target) openStore(d *dir) (*dir, error) {
-	store, err := d.below(t.store())
+	store, err := t.below(d, t.store())
 	if errors.Is(err, unix.ENOENT) {
-		if err := unix.Mkdirat(d.fd(), t.store(), 0o700); err != nil {
-			return nil, os.NewSyscallError("make "+t.store(), err)
-		}
-		d.touched = true
-		if store, err = d.below(t.store()); err == nil {
-			err = os.NewSyscallError("chmod "+t.store(), unix.Fchmod(store.fd(), 0o755))
-		}
+		store, err = d.make(t.store())
 	}
-	return store, err
+	if err != nil {
+		return nil, aboutTarget(t, err)
+	}
+	return store, nil
 }
 
 // writeGeneration writes all files of a generation. Nothing leads there yet.
 func (t *target) writeGeneration(store *dir, j *job) (map[string]mark, error) {
-	name := strconv.FormatInt(j.delivery.Generation, 10)
-	if err := unix.Mkdirat(store.fd(), name, 0o700); err != nil {
-		return nil, os.NewSyscallError("make generation", err)
-	}
-	g, err := store.below(name)
+	g, err := store.make(strconv.FormatInt(j.delivery.Generation, 10))
 	if err != nil {
 		return nil, err
 	}
@@ -226,10 +233,6 @@ func (t *target) writeGeneration(store *dir, j *job) (map[string]mark, error) {
 			return nil, fmt.Errorf("%s: %w", m.name, err)
 		}
 		marks[m.name] = mark{m.sum, identify(st)}
-	}
-	// Who may read is said by the files, their names are no secret.
-	if err := unix.Fchmod(g.fd(), 0o755); err != nil {
-		return nil, os.NewSyscallError("chmod generation", err)
 	}
 	if err := g.sync(); err != nil {
 		return nil, err
@@ -243,25 +246,27 @@ func (t *target) lead(d *dir, gen int64) error {
 	if err := unix.Symlinkat(t.linkTo(gen), d.fd(), tmp); err != nil {
 		return os.NewSyscallError("make link", err)
 	}
-	err := unix.Renameat(d.fd(), tmp, d.fd(), t.base)
+	err := os.NewSyscallError("rename", unix.Renameat(d.fd(), tmp, d.fd(), t.base))
+	if err == nil {
+		d.touched = true
+		return nil
+	}
+	_ = unix.Unlinkat(d.fd(), tmp, 0)
+	if d.isMount(t.base) {
+		return &Error{Path: t.path, Op: "write", Err: errors.New("it is a mount, and a set cannot be exchanged there"), Remedy: "mount its parent directory instead"}
+	}
 	if errors.Is(err, unix.EISDIR) {
-		err = t.adopt(d, tmp, gen)
+		return t.adopt(d, gen)
 	}
-	if err != nil {
-		_ = unix.Unlinkat(d.fd(), tmp, 0)
-		if d.isMount(t.base) {
-			return &Error{Path: t.path, Op: "write", Err: errors.New("it is a mount, and a set cannot be exchanged there"), Remedy: "mount its parent directory instead"}
-		}
-		return cause(err)
-	}
-	d.touched = true
-	return nil
+	return err
 }
 
 // adopt takes a directory that stands where the link should be for the
 // generation before the first, if there is nothing else in it than the files of
-// the set.
-func (t *target) adopt(d *dir, tmp string, gen int64) error {
+// the set. The link is made where that generation goes, and then they change
+// places, in one step: a crash leaves a link among the generations, and no keys
+// anywhere that nobody looks after.
+func (t *target) adopt(d *dir, gen int64) error {
 	fd, err := unix.Openat(d.fd(), t.base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return os.NewSyscallError("open", err)
@@ -278,15 +283,27 @@ func (t *target) adopt(d *dir, tmp string, gen int64) error {
 				Remedy: "move them away; the agent puts a link to its own directory there"}
 		}
 	}
-	if err := unix.Renameat2(d.fd(), tmp, d.fd(), t.base, unix.RENAME_EXCHANGE); err != nil {
-		return os.NewSyscallError("exchange", err)
+	store, err := t.below(d, t.store())
+	if err != nil {
+		return err
+	}
+	defer store.close()
+	// It has to be like any other generation to be gone back to.
+	if err := errors.Join(unix.Fchown(fd, os.Geteuid(), -1), unix.Fchmod(fd, setMode)); err != nil {
+		return os.NewSyscallError("take over the directory", err)
 	}
 	before := gen - 1 // writeSet knows
-	if err := unix.Renameat(d.fd(), tmp, d.fd(), t.linkTo(before)); err != nil {
-		return os.NewSyscallError("keep what was there", err)
+	name := strconv.FormatInt(before, 10)
+	if err := unix.Symlinkat(t.linkTo(gen), store.fd(), name); err != nil {
+		return os.NewSyscallError("make link", err)
 	}
+	if err := unix.Renameat2(store.fd(), name, d.fd(), t.base, unix.RENAME_EXCHANGE); err != nil {
+		_ = unix.Unlinkat(store.fd(), name, 0)
+		return os.NewSyscallError("exchange", err)
+	}
+	d.touched = true
 	t.set.gens = append(t.set.gens, before)
-	return nil
+	return store.sync()
 }
 
 // prune removes the generations that are not kept and that no reader can have
@@ -318,8 +335,8 @@ func (t *target) prune(b *batch) error {
 		}
 		if store == nil {
 			var err error
-			if store, err = d.below(t.store()); err != nil {
-				return &Error{Path: t.path, Op: "open generations", Err: err}
+			if store, err = t.below(d, t.store()); err != nil {
+				return aboutTarget(t, err)
 			}
 			defer store.close()
 		}
@@ -376,7 +393,7 @@ func (t *target) purgeSet(fs *Files, d *dir) error {
 			return fault(err)
 		}
 	}
-	store, err := d.below(t.store())
+	store, err := t.below(d, t.store())
 	if errors.Is(err, unix.ENOENT) {
 		return nil
 	} else if err != nil {
@@ -405,7 +422,7 @@ func (t *target) purgeSet(fs *Files, d *dir) error {
 
 // purgeGeneration removes the files of withdrawn items from one generation.
 func (t *target) purgeGeneration(store *dir, gen int64) error {
-	g, err := store.below(strconv.FormatInt(gen, 10))
+	g, err := t.below(store, strconv.FormatInt(gen, 10))
 	if err != nil {
 		return err
 	}

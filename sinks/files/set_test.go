@@ -2,6 +2,7 @@ package files
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -216,6 +217,71 @@ func TestDriftOfASetIsRepairedWithinASecond(t *testing.T) {
 	}
 }
 
+// The directories of a set are the agent's to write to, and everybody's to enter:
+// what somebody else makes of them is put right and told, and keeps nothing back.
+func TestModesOfTheDirectoriesOfASetAreRepaired(t *testing.T) {
+	for _, mode := range []os.FileMode{0o775, 0o777, 0o700} {
+		for _, of := range []string{"store", "generation"} {
+			t.Run(fmt.Sprintf("%s,%o", of, mode), func(t *testing.T) {
+				dir := tempDir(t)
+				set := filepath.Join(dir, "tls")
+				r := startWith(t, Config{Sets: []Set{pairSet(dir, 1)}})
+				if err := r.PublishSecret(both(1)); err != nil {
+					t.Fatal(err)
+				}
+				link, err := os.Readlink(set)
+				if err != nil {
+					t.Fatal(err)
+				}
+				path := filepath.Join(dir, link)
+				eventually(t, time.Second, "the generation is watched", func() bool { return slices.Contains(r.watched(), path) })
+				if of == "store" {
+					path = filepath.Dir(path)
+				}
+				if err := os.Chmod(path, mode); err != nil {
+					t.Fatal(err)
+				}
+				eventually(t, time.Second, "the repair", func() bool {
+					info, err := os.Stat(path)
+					_, told := r.counts()
+					return err == nil && info.Mode().Perm() == 0o755 && told > 0
+				})
+				if err := r.PublishSecret(both(2)); err != nil {
+					t.Errorf("no delivery any more: %v", err)
+				}
+				r.mu.Lock()
+				defer r.mu.Unlock()
+				if len(r.drifted) != 1 || r.drifted[0].What != "mode" || r.drifted[0].Path != path || r.drifted[0].Mode != mode || len(r.written) != 2 {
+					t.Errorf("told of %+v", r.drifted)
+				}
+			})
+		}
+	}
+}
+
+// What is another's is not written into, and nobody is told to delete files that
+// are in use.
+func TestForeignDirectoryOfASetIsRefused(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+	dir := tempDir(t)
+	f, err := New(Config{Sets: []Set{pairSet(dir, 1)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(f.PublishSecret(both(1)), os.Chown(filepath.Join(dir, ".signet-set-tls"), 61777, 0)); err != nil {
+		t.Fatal(err)
+	}
+	err = f.PublishSecret(both(2))
+	if e, ok := errors.AsType[*Error](err); !ok || !strings.Contains(err.Error(), "belongs to user 61777") || !strings.HasPrefix(e.Hint(), "move it away") {
+		t.Errorf("error %v", err)
+	}
+	if u, _, err := readSet(filepath.Join(dir, "tls")); err != nil || u != passwordOf(both(1)) {
+		t.Errorf("the last good generation is gone: %v", err)
+	}
+}
+
 // watched is what the agent watches.
 func (r *rig) watched() []string {
 	var out []string
@@ -359,6 +425,37 @@ func TestSetTakesOverADirectory(t *testing.T) {
 		return err == nil && strings.HasPrefix(u, "1")
 	})
 	if err := r.Rollback(set); err != nil || !holds(filepath.Join(set, "user"), "by hand", 0o600) {
+		t.Errorf("what was there is not back: %v", err)
+	}
+}
+
+// A kill while a directory is taken over leaves a link among the generations, and
+// all of the directory where it was.
+func TestAKillWhileADirectoryIsTakenOver(t *testing.T) {
+	dir := tempDir(t)
+	set, store := filepath.Join(dir, "tls"), filepath.Join(dir, ".signet-set-tls")
+	for _, d := range []string{set, store, filepath.Join(store, "7")} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(os.WriteFile(filepath.Join(set, "password"), []byte("by hand"), 0o600), os.Symlink(".signet-set-tls/7", filepath.Join(store, "6"))); err != nil {
+		t.Fatal(err)
+	}
+	f, err := New(Config{Sets: []Set{pairSet(dir, 1)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.PublishSecret(both(1)); err != nil {
+		t.Fatal(err)
+	}
+	if left := generations(t, dir); len(left) != 2 || slices.Contains(left, "6") || slices.Contains(left, "7") {
+		t.Errorf("generations %v", left)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 2 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	if err := f.Rollback(set); err != nil || !holds(filepath.Join(set, "password"), "by hand", 0o600) {
 		t.Errorf("what was there is not back: %v", err)
 	}
 }
