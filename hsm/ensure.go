@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
-	"time"
 
 	"github.com/signet-agent/signet/hsm/wire"
 )
@@ -21,9 +20,6 @@ const (
 	// rsaPatience is how many times longer than other calls the generation of a
 	// large RSA key may take. It is a matter of luck, and of who else computes.
 	rsaPatience = 6
-	// sweepAfter is how long nameless remains must have stayed as they are: what
-	// another program is just generating looks the same, for a moment.
-	sweepAfter = 2 * time.Second
 	// generateTries is how often a generation is tried when workers end under it.
 	generateTries = 3
 )
@@ -115,7 +111,8 @@ func (t *Token) makeOnce(ctx context.Context, k LedgerKey) (*Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := t.sweep(ctx); err != nil {
+	clean, err := t.sweep(ctx)
+	if err != nil {
 		return nil, err
 	}
 	if f.Private+f.Public+f.Secret+f.Certificates+f.Unreadable > 0 {
@@ -127,9 +124,12 @@ func (t *Token) makeOnce(ctx context.Context, k LedgerKey) (*Key, error) {
 			return nil, err
 		}
 		t.log.Warn("removing the remains of an interrupted key generation", "key", k.String(), "id", k.ID, "err", err)
-		if err := t.destroy(ctx, k, nil); err != nil {
+		if err := t.destroy(ctx, k); err != nil {
 			return nil, err
 		}
+	}
+	if k, err = t.begin(k, clean); err != nil {
+		return nil, err
 	}
 	if f, err = t.generate(ctx, k); err != nil {
 		return nil, err
@@ -144,7 +144,7 @@ func (t *Token) makeOnce(ctx context.Context, k LedgerKey) (*Key, error) {
 // born writes down that a key is good.
 func (t *Token) born(k LedgerKey, key *Key) (*Key, error) {
 	serial := t.Status().Serial
-	saved, err := t.setState("make", k.ID, func(k *LedgerKey) { k.State, k.Serial = Live, serial })
+	saved, err := t.setState("make", k.ID, Intended, func(k *LedgerKey) { k.State, k.Serial = Live, serial })
 	if err != nil {
 		return nil, err
 	}
@@ -178,54 +178,9 @@ func (t *Token) generate(ctx context.Context, k LedgerKey) (*wire.Found, error) 
 		wire.Generate{ID: k.ID, Label: k.String(), Type: string(k.Type)}, f)
 }
 
-// destroy removes what carries the key's ID, and nameless remains.
-func (t *Token) destroy(ctx context.Context, k LedgerKey, loose []uint64) error {
-	return t.call(ctx, request{name: "destroy", key: k.String(), op: wire.OpDestroy, alone: true},
-		wire.Destroy{ID: k.ID, Loose: loose}, nil)
-}
-
-// sweep removes nameless remains that were there when the worker opened the token
-// with an intent outstanding, and that are still the same some time later. It
-// runs before that intent is fulfilled, because afterwards nothing would say
-// whose they are.
-func (t *Token) sweep(ctx context.Context) error {
-	p, err := t.await(ctx)
-	if err != nil {
-		return t.fail("sweep", "", err)
-	}
-	if len(p.remains) == 0 {
-		return nil
-	}
-	select {
-	case <-time.After(time.Until(p.remainsSeen.Add(sweepAfter))):
-	case <-ctx.Done():
-		return t.fail("sweep", "", fmt.Errorf("%w: %w", ErrDeadline, ctx.Err()))
-	}
-	listed := &wire.Listed{}
-	if err := t.call(ctx, request{name: "list", op: wire.OpList}, nil, listed); err != nil {
-		return err
-	}
-	var still []uint64
-	for _, h := range incomplete(listed) {
-		if slices.Contains(p.remains, h) {
-			still = append(still, h)
-		}
-	}
-	if now, err := t.await(ctx); err != nil || now != p {
-		return t.fail("sweep", "", errLost) // handles are those of one worker only
-	}
-	if len(still) > 0 {
-		t.log.Warn("removing nameless remains of an interrupted key generation", "objects", len(still))
-		payload, err := wire.Marshal(wire.Destroy{Loose: still})
-		if err != nil {
-			return t.fail("sweep", "", err)
-		}
-		if _, err := p.call(ctx, p.capacity, t.cfg.Timeout, wire.OpDestroy, payload); err != nil {
-			return t.fail("sweep", "", err)
-		}
-	}
-	p.remains = nil
-	return nil
+// destroy removes what carries the key's ID.
+func (t *Token) destroy(ctx context.Context, k LedgerKey) error {
+	return t.call(ctx, request{name: "destroy", key: k.String(), op: wire.OpDestroy, alone: true}, wire.Destroy{ID: k.ID}, nil)
 }
 
 // check decides whether what was found is the key, whole, unable to leave the
@@ -323,10 +278,10 @@ func (t *Token) Destroy(ctx context.Context, id string) error {
 	t.mu.Lock()
 	delete(t.trusted, id)
 	t.mu.Unlock()
-	if err := t.destroy(ctx, k, nil); err != nil {
+	if err := t.destroy(ctx, k); err != nil {
 		return err
 	}
-	if _, err := t.setState("destroy", id, func(k *LedgerKey) { k.State = Destroyed }); err != nil {
+	if _, err := t.setState("destroy", id, Retired, func(k *LedgerKey) { k.State = Destroyed }); err != nil {
 		return err
 	}
 	t.log.Info("key destroyed", "key", k.String(), "id", k.ID)

@@ -1,6 +1,7 @@
 package hsm
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/x509"
@@ -124,8 +125,8 @@ func (t *Token) Unknown(ctx context.Context) ([]Object, error) {
 	for _, k := range keys {
 		known[k.ID] = k.State != Destroyed
 	}
-	listed := &wire.Listed{}
-	if err := t.call(ctx, request{name: "list", op: wire.OpList}, nil, listed); err != nil {
+	listed, err := t.list(ctx)
+	if err != nil {
 		return nil, err
 	}
 	there := present(listed)
@@ -147,11 +148,14 @@ func (t *Token) Unknown(ctx context.Context) ([]Object, error) {
 	}
 	for _, l := range listed.Loose {
 		what := l.Class + " without ID"
-		if l.Incomplete {
+		if len(l.Remains) > 0 {
 			what += ", incomplete"
 		}
 		out = append(out, Object{Label: l.Label, What: what})
 	}
+	slices.SortFunc(out, func(a, b Object) int {
+		return cmp.Or(cmp.Compare(b.ID, a.ID), cmp.Compare(a.What, b.What), cmp.Compare(a.Label, b.Label))
+	})
 	return out, nil
 }
 
@@ -160,7 +164,7 @@ func contents(f wire.Found) string {
 	for _, c := range []struct {
 		n    int
 		name string
-	}{{f.Private, "private key"}, {f.Public, "public key"}, {f.Secret, "secret key"}, {f.Certificates, "certificate"}, {f.Unreadable, "unreadable object"}} {
+	}{{f.Private, "private key"}, {f.Public, "public key"}, {f.Secret, "secret key"}, {f.Certificates, "certificate"}, {f.Others, "other object"}, {f.Unreadable, "unreadable object"}} {
 		if c.n == 0 {
 			continue
 		}

@@ -64,7 +64,9 @@ type LedgerKey struct {
 	Type       KeyType
 	State      State
 	Created    time.Time
-	Serial     string // of the token it was made on; empty if not known
+	// Serial is of the token that it was made on; of an intent, of the one on which
+	// its generation was begun, see [Token.begin]. It is empty if that is not known.
+	Serial string
 }
 
 // String is how the key is called: name#generation.
@@ -187,7 +189,8 @@ func (t *Token) reserve(name string, typ KeyType) (LedgerKey, error) {
 }
 
 // SetState moves a key on in its life. A key cannot be called live this way,
-// which takes Ensure, nor destroyed, which takes Destroy; and nothing moves back.
+// which takes Ensure, nor destroyed, which takes Destroy; nothing moves back; and an
+// intent can only be given up.
 func (t *Token) SetState(id string, to State) error {
 	t.ledger.Lock()
 	defer t.ledger.Unlock()
@@ -198,20 +201,24 @@ func (t *Token) SetState(id string, to State) error {
 	if k.State == to {
 		return nil
 	}
-	if to != Retiring && to != Retired || slices.Index(stateOrder, to) < slices.Index(stateOrder, k.State) {
+	if to != Retiring && to != Retired || slices.Index(stateOrder, to) < slices.Index(stateOrder, k.State) || k.State == Intended && to == Retiring {
 		return t.fail("set state of", k.String(), fmt.Errorf("%w: it is %s and cannot become %s", ErrState, k.State, to))
 	}
 	k.State = to
 	return t.save("set state of", k)
 }
 
-// setState records what was done on the token.
-func (t *Token) setState(op, id string, change func(*LedgerKey)) (LedgerKey, error) {
+// setState records what was done on the token with a key that was in state from. If
+// it has moved on meanwhile, the error is [ErrState], and it stays where it is.
+func (t *Token) setState(op, id string, from State, change func(*LedgerKey)) (LedgerKey, error) {
 	t.ledger.Lock()
 	defer t.ledger.Unlock()
 	k, err := t.ledgerKey(op, id)
 	if err != nil {
 		return k, err
+	}
+	if k.State != from {
+		return k, t.fail(op, k.String(), fmt.Errorf("%w: it is %s, no longer %s", ErrState, k.State, from))
 	}
 	change(&k)
 	return k, t.save(op, k)

@@ -6,7 +6,8 @@
  *             function in this process from 1; 0 means every call. ACTION is
  *             hang, crash, orphan (crash, and leave a child process), sleepMS,
  *             or the return value, as 0x30. With "once", a rule takes effect in
- *             one process only.
+ *             one process only. C_Login/after is when the token has answered;
+ *             CKA_0x180 is each reading of that attribute alone, of any NTH.
  *   lockout   if it exists, three wrong PINs lock the token, for good; the count
  *             is kept in the file.
  *   flags     if it exists, its number is added to the flags of every token.
@@ -157,7 +158,7 @@ static ck my_GetAttributeValue(ck session, ck object, ck *template, ck n) {
 	ck rv = misbehave(GETATTRIBUTEVALUE, "C_GetAttributeValue");
 	if (rv == 0 && n == 1) {
 		snprintf(name, sizeof name, "CKA_0x%lx", template[0]);
-		rv = obey(name, -1);
+		rv = obey(name, 0);
 	}
 	if (rv != 0) return rv;
 	return ((ck(*)(ck, ck, void *, ck))real->fn[GETATTRIBUTEVALUE])(session, object, template, n);
@@ -207,12 +208,14 @@ static ck my_Login(ck session, ck user, void *pin, ck len) {
 		if (wrong >= 0 && rv == CKR_PIN_INCORRECT) set_wrong_pins(wrong + 1);
 		if (wrong >= 0 && rv == 0) set_wrong_pins(0);
 	}
+	int done = rv == 0 || rv == CKR_PIN_INCORRECT;
 	in_dir(path, sizeof path, "logins");
 	FILE *f = fopen(path, "a");
 	if (f != NULL) {
 		fprintf(f, "0x%lx\n", rv);
 		fclose(f);
 	}
+	if (done) misbehave(LOGIN, "C_Login/after");
 	return rv;
 }
 

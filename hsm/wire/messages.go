@@ -109,6 +109,7 @@ type Found struct {
 	ID                                    string // hex CKA_ID
 	Label                                 string
 	Private, Public, Secret, Certificates int
+	Others                                int    // objects that are no keys or certificates
 	Unreadable                            int    // objects whose attributes could not be read
 	Type                                  string // as in Generate, in the answer to Find; "" if not one of these
 	SPKI                                  []byte // DER, in the answer to Find; if there
@@ -117,10 +118,12 @@ type Found struct {
 
 // Loose is an object without a CKA_ID.
 type Loose struct {
-	Handle     uint64
-	Class      string
-	Label      string
-	Incomplete bool // it has neither a label nor key material: the remains of a generation cut short
+	Handle uint64
+	Class  string
+	Label  string
+	// Remains is what the types of keys begin with whose generation, cut short, can
+	// have left this: it has neither a label nor key material. None for all else.
+	Remains []string
 }
 
 // Generate makes a key that cannot leave the token.

@@ -166,8 +166,8 @@ func (m *module) destroy(req wire.Destroy) error {
 	for _, h := range req.Loose {
 		// Handles are good for the life of the process, but look again: only
 		// what is still without name and material may go by handle.
-		o := m.identify(pkcs11.ObjectHandle(h), unavailable)
-		if o.err != nil || len(o.id) > 0 || !m.loose(o).Incomplete {
+		o := m.identify(pkcs11.ObjectHandle(h))
+		if len(m.remainsOf(o)) == 0 {
 			continue
 		}
 		if err := m.ctx.DestroyObject(m.admin, o.handle); err != nil {
@@ -188,7 +188,7 @@ func (m *module) destroy(req wire.Destroy) error {
 	}
 	var last []pkcs11.ObjectHandle
 	for _, h := range handles {
-		if o := m.identify(h, unavailable); o.err == nil && o.class == pkcs11.CKO_PRIVATE_KEY {
+		if o := m.identify(h); o.err == nil && o.class == pkcs11.CKO_PRIVATE_KEY {
 			last = append(last, h)
 			continue
 		}

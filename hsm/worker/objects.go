@@ -66,19 +66,6 @@ func (m *module) learn(id []byte, e *entry) {
 	m.alone.changed()
 }
 
-// An object is one object of the token with the attributes that tell which.
-type object struct {
-	handle    pkcs11.ObjectHandle
-	class     uint
-	id, label []byte
-	err       error // its attributes could not be read
-}
-
-var classes = map[uint]string{
-	pkcs11.CKO_PRIVATE_KEY: "private key", pkcs11.CKO_PUBLIC_KEY: "public key",
-	pkcs11.CKO_SECRET_KEY: "secret key", pkcs11.CKO_CERTIFICATE: "certificate",
-}
-
 // search returns the handles of all objects that match.
 func (m *module) search(template ...*pkcs11.Attribute) ([]pkcs11.ObjectHandle, error) {
 	if err := m.ctx.FindObjectsInit(m.admin, template); err != nil {
@@ -96,56 +83,6 @@ func (m *module) search(template ...*pkcs11.Attribute) ([]pkcs11.ObjectHandle, e
 		}
 		all = append(all, hs...)
 	}
-}
-
-// identify reads what tells objects apart. class is looked up if it is not
-// given. An object that cannot be read is returned with its error.
-func (m *module) identify(h pkcs11.ObjectHandle, class uint) object {
-	o := object{handle: h, class: class}
-	types := []uint{pkcs11.CKA_ID, pkcs11.CKA_LABEL}
-	if class == unavailable {
-		types = append(types, pkcs11.CKA_CLASS)
-	}
-	values, err := m.attributes(h, types...)
-	if err != nil {
-		o.err = err
-		return o
-	}
-	o.id, o.label = values[0], values[1]
-	if class == unavailable {
-		o.class = ulong(values[2])
-	}
-	return o
-}
-
-// list reads the whole token: one search for each class, one read for each
-// object, joined by CKA_ID.
-func (m *module) list() (*wire.Listed, error) {
-	byID := map[string][]object{}
-	var order []string
-	out := &wire.Listed{}
-	for _, class := range []uint{pkcs11.CKO_PRIVATE_KEY, pkcs11.CKO_PUBLIC_KEY, pkcs11.CKO_SECRET_KEY, pkcs11.CKO_CERTIFICATE} {
-		handles, err := m.search(pkcs11.NewAttribute(pkcs11.CKA_CLASS, class))
-		if err != nil {
-			return nil, wireError("list objects", err)
-		}
-		for _, h := range handles {
-			o := m.identify(h, class)
-			id := hex.EncodeToString(o.id)
-			if id == "" {
-				out.Loose = append(out.Loose, m.loose(o))
-				continue
-			}
-			if byID[id] == nil {
-				order = append(order, id)
-			}
-			byID[id] = append(byID[id], o)
-		}
-	}
-	for _, id := range order {
-		out.Found = append(out.Found, *count(id, byID[id]))
-	}
-	return out, nil
 }
 
 // find looks for what carries an ID and remembers how to sign with it.
@@ -189,6 +126,8 @@ func count(id string, objects []object) *wire.Found {
 			f.Secret++
 		case o.class == pkcs11.CKO_CERTIFICATE:
 			f.Certificates++
+		default:
+			f.Others++
 		}
 		if f.Label == "" {
 			f.Label = string(o.label)
@@ -223,30 +162,6 @@ func (m *module) detail(f *wire.Found, id []byte, objects []object) {
 		return
 	}
 	m.learn(id, &e)
-}
-
-// loose describes an object without an ID.
-func (m *module) loose(o object) wire.Loose {
-	l := wire.Loose{Handle: uint64(o.handle), Class: classes[o.class], Label: string(o.label)}
-	if o.class == pkcs11.CKO_CERTIFICATE || len(o.label) > 0 {
-		return l
-	}
-	l.Incomplete = true
-	for _, a := range []uint{pkcs11.CKA_MODULUS, pkcs11.CKA_EC_PARAMS, pkcs11.CKA_EC_POINT, pkcs11.CKA_VALUE_LEN} {
-		if v, err := m.attribute(o.handle, a); err == nil && len(v) > 0 && !zero(v) {
-			l.Incomplete = false
-		}
-	}
-	return l
-}
-
-func zero(b []byte) bool {
-	for _, c := range b {
-		if c != 0 {
-			return false
-		}
-	}
-	return true
 }
 
 func (m *module) attribute(h pkcs11.ObjectHandle, typ uint) ([]byte, error) {

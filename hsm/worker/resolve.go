@@ -80,7 +80,7 @@ func (m *module) carrying(id []byte) ([]object, error) {
 	}
 	objects := make([]object, len(handles))
 	for i, h := range handles {
-		objects[i] = m.identify(h, unavailable)
+		objects[i] = m.identify(h)
 	}
 	return objects, nil
 }
