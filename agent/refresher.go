@@ -4,6 +4,9 @@ import (
 	"container/heap"
 	"context"
 	"log/slog"
+	"maps"
+	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -56,34 +59,51 @@ type secretItem struct {
 }
 
 // load takes up what is known of the secrets from before and publishes what is
-// still good. blobs are the sealed entries of the store.
+// still good, as many at once as there are processors: the first answers wait for
+// it. blobs are the sealed entries of the store.
 func (r *refresher) load(blobs map[string][]byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := r.look()
-	var buf []byte // for one after the other
-	for name, it := range r.items {
-		if blob, ok := blobs[name]; ok {
-			var h *held
-			var err error
-			if h, buf, err = unseal(r.sealer, name, it.of, blob, buf); err != nil {
-				r.log.Error("cached secret not used; it will be fetched anew", "secret", name, "err", err)
-			} else {
-				it.held = it.spec.bound(h.notAhead(now, it.spec.ttl(h.TTL)))
+	items := slices.Collect(maps.Values(r.items))
+	var wg sync.WaitGroup
+	for part := range slices.Chunk(items, len(items)/runtime.GOMAXPROCS(0)+1) {
+		wg.Go(func() {
+			var buf []byte // for one after the other
+			for _, it := range part {
+				buf = r.recall(it, blobs[it.name], now, buf)
 			}
-		}
-		if it.held == nil {
-			it.held = &held{Secret: sinks.Secret{Name: name}}
-		}
-		if !it.held.FetchedAt.IsZero() {
-			r.publish(&it.held.Secret)
-		}
-		it.due = it.spec.due(it.held, it.share)
-		if it.after != nil && it.held.FetchedAt.IsZero() {
-			it.due = now.Add(waitForOperator) // hurry brings it forward
-		}
+		})
+	}
+	wg.Wait()
+	for _, it := range items {
 		heap.Push(&r.queue, it)
 	}
+}
+
+// recall takes up what is known of one secret from before; blob is nil if there is
+// nothing. It opens it in buf, which it returns for the next.
+func (r *refresher) recall(it *secretItem, blob []byte, now time.Time, buf []byte) []byte {
+	if blob != nil {
+		var h *held
+		var err error
+		if h, buf, err = unseal(r.sealer, it.name, it.of, blob, buf); err != nil {
+			r.log.Error("cached secret not used; it will be fetched anew", "secret", it.name, "err", err)
+		} else {
+			it.held = it.spec.bound(h.notAhead(now, it.spec.ttl(h.TTL)))
+		}
+	}
+	if it.held == nil {
+		it.held = &held{Secret: sinks.Secret{Name: it.name}}
+	}
+	if !it.held.FetchedAt.IsZero() {
+		r.publish(&it.held.Secret)
+	}
+	it.due = it.spec.due(it.held, it.share)
+	if it.after != nil && it.held.FetchedAt.IsZero() {
+		it.due = now.Add(waitForOperator) // hurry brings it forward
+	}
+	return buf
 }
 
 // hurry fetches now what an upstream has not given for want of an access token
