@@ -51,16 +51,19 @@ func (t *Token) permit(l login, o *wire.Opened, salt []byte) error {
 		return nil // no PIN is asked for, or it is typed at the token, or it was accepted before by this token in this process
 	}
 	same := l.digest != nil && bytes.Equal(l.digest, o.PINDigest)
+	unknown := t.unknown.Load()
 	next := trying
 	switch {
-	case same && l.reason == trying:
-		next = tryingAgain
 	case same && l.reason == tryingAgain:
 		return &wire.Error{Name: wire.PINUnfinished, Text: "log in: not tried"}
-	case same:
+	case same && l.reason != trying:
 		return &wire.Error{CKR: pinRefusals[l.reason], Name: l.reason, Text: "log in: not tried again after it was refused"}
 	case o.Flags&wire.FlagPINFinalTry != 0:
 		return &wire.Error{Name: wire.PINFinalTry, Text: "log in: not tried"}
+	case unknown && o.Flags&wire.FlagPINCountLow != 0:
+		return &wire.Error{Name: wire.PINUnfinished, Text: "log in: not tried, for the token has counted a wrong PIN"}
+	case unknown, same:
+		next = tryingAgain
 	}
 	if err := t.cfg.Guard.SetRefused(salt, o.PINDigest, next); err != nil {
 		return t.fail("write PIN guard", "", err)
@@ -74,16 +77,18 @@ func (t *Token) learn(o *wire.Opened, salt []byte, outcome error) error {
 		return outcome
 	}
 	var werr *wire.Error
+	t.good = nil
+	answered := errors.As(outcome, &werr)
+	t.unknown.Store(outcome != nil && (!answered || pinRefusals[werr.Name] == 0))
 	switch {
 	case outcome == nil:
 		t.good = o.PINQuick
 		if o.PINDigest == nil {
 			return nil
 		}
-	case !errors.As(outcome, &werr):
+	case !answered:
 		return outcome // the worker ended: what is written down stands
 	case pinRefusals[werr.Name] != 0:
-		t.good = nil
 		digest := o.PINDigest
 		if digest == nil {
 			digest = werr.PINDigest

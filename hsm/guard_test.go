@@ -226,6 +226,96 @@ func TestPINSources(t *testing.T) {
 	}
 }
 
+// pinChanged changes the PIN of the token, but not where we read it.
+func pinChanged(s *hsmtest.Shim) {
+	s.Run("pkcs11-tool", "--module", s.Module, "--token-label", s.Label, "--login", "--pin", hsmtest.PIN, "--change-pin", "--new-pin", "777777")
+}
+
+// refusedWith waits until the token is closed for that reason.
+func refusedWith(t *testing.T, token *hsm.Token, name string) {
+	t.Helper()
+	until(t, token, func(s hsm.Status) bool {
+		var e *hsm.Error
+		return !s.Open && errors.As(s.Err, &e) && e.Name == name
+	})
+}
+
+// A PIN that was accepted is no longer known to be right when the library dies
+// over it: the token may have counted it.
+func TestAnAcceptedPINIsNotTriedUntilTheTokenLocks(t *testing.T) {
+	t.Parallel()
+	s := hsmtest.NewShim(t)
+	token, _ := open(t, s.Config(&hsmtest.Ledger{}, &hsmtest.Guard{}))
+	pinChanged(s)
+	s.LockAfterThree()
+	s.Rules("C_Login/after 0 crash")
+	if err := syscall.Kill(token.Status().PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	refusedWith(t, token, "PIN_UNFINISHED")
+	if got := s.Logins(); !slices.Equal(got, []string{"0x0", "0xa0"}) {
+		t.Errorf("logins %v, want the right one and one wrong one", got)
+	}
+}
+
+// A PIN over which the library dies twice is not tried a third time, in whichever
+// process, by a token that tells nothing.
+func TestNoPINIsTriedThreeTimesWithoutAnAnswer(t *testing.T) {
+	t.Parallel()
+	s := hsmtest.NewShim(t)
+	ledger, guard := &hsmtest.Ledger{}, &hsmtest.Guard{}
+	token, _ := open(t, s.Config(ledger, guard))
+	s.Rules("C_Login/after 0 crash")
+	if err := syscall.Kill(token.Status().PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	refusedWith(t, token, "PIN_UNFINISHED")
+	token, stop := start(t, s.Config(ledger, guard))
+	refusedWith(t, token, "PIN_UNFINISHED")
+	stop()
+	if got := s.Logins(); len(got) != 3 {
+		t.Errorf("logins %v, want three: one that opened the token, and two", got)
+	}
+}
+
+// The last try before a token locks itself is nobody's to spend, not even when it
+// is not known how the one before ended.
+func TestTheFinalTryIsNeverSpent(t *testing.T) {
+	t.Parallel()
+	s := hsmtest.NewShim(t)
+	s.WrongPINs(1)
+	s.WritePIN("9999")
+	s.Rules("C_Login/after 0 crash")
+	ledger, guard := &hsmtest.Ledger{}, &hsmtest.Guard{}
+	for range 2 {
+		token, stop := start(t, s.Config(ledger, guard))
+		refusedWith(t, token, "PIN_FINAL_TRY")
+		stop()
+	}
+	if got := s.Logins(); !slices.Equal(got, []string{"0xa0"}) {
+		t.Errorf("logins %v, want one", got)
+	}
+}
+
+// A module that calls a wrong PIN something else does not have it tried again once
+// the token has counted it; an operator does.
+func TestAnAnswerThatSaysNothingOfThePIN(t *testing.T) {
+	t.Parallel()
+	s := hsmtest.NewShim(t)
+	s.AddFlags(wire.FlagPINCountLow)
+	s.Rules("C_Login 0 0x5")
+	token, _ := start(t, s.Config(&hsmtest.Ledger{}, &hsmtest.Guard{}))
+	refusedWith(t, token, "PIN_UNFINISHED")
+	if got := s.Logins(); !slices.Equal(got, []string{"0x5"}) {
+		t.Errorf("logins %v, want one", got)
+	}
+	s.Rules()
+	if _, err := token.ClearPINGuard(); err != nil {
+		t.Fatal(err)
+	}
+	until(t, token, func(s hsm.Status) bool { return s.Open })
+}
+
 // The worker of one token does not get the PIN of another.
 func TestAWorkerHasNoOtherTokensPIN(t *testing.T) {
 	t.Setenv("OTHER_TOKENS_PIN", "0815")

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -96,6 +97,9 @@ type Token struct {
 	trusted map[string]*Key // checked in this process, by ID
 
 	good []byte // quick digest of the PIN that was last accepted; owned by Run
+	// unknown: how the last try of the PIN ended. The worker died over it, or the
+	// module's answer says nothing about the PIN.
+	unknown atomic.Bool
 }
 
 // New makes a Token. It does nothing yet; what is wrong with the Config is told
@@ -244,6 +248,7 @@ func (t *Token) ClearPINGuard() (time.Time, error) {
 	if err := t.cfg.Guard.Clear(); err != nil {
 		return time.Time{}, t.fail("clear PIN guard", "", err)
 	}
+	t.unknown.Store(false)
 	cleared := time.Now()
 	select {
 	case t.kick <- struct{}{}:

@@ -118,7 +118,7 @@ func (s *Store) tryOpen() error {
 	// No other process may open the file while we have it, so that there is
 	// no shared memory file either. What was read is not read again, so little
 	// of it is kept in memory: 256 KiB.
-	query := url.Values{"_pragma": {"locking_mode(exclusive)", "journal_mode(wal)", "synchronous(full)", "foreign_keys(on)", "cache_size(-256)"}, "_txlock": {"immediate"}}
+	query := url.Values{"_pragma": {"locking_mode(exclusive)", "journal_mode(wal)", "synchronous(full)", "foreign_keys(on)", "secure_delete(on)", "cache_size(-256)"}, "_txlock": {"immediate"}}
 	dsn := url.URL{Scheme: "file", Path: s.path, RawQuery: query.Encode()}
 	db, err := sql.Open("sqlite", dsn.String())
 	if err != nil {

@@ -140,8 +140,15 @@ func (g Guard) SetRefused(salt, digest []byte, reason string) error {
 	return g.s.SetMeta(g.name, b)
 }
 
-// Clear forgets the refusal.
-func (g Guard) Clear() error { return g.s.DeleteMeta(g.name) }
+// Clear forgets the refusal. Its digest does not stay behind in the log of changes
+// either, unless that cannot be emptied now: then with one of the next.
+func (g Guard) Clear() error {
+	err := g.s.DeleteMeta(g.name)
+	if err == nil {
+		_, _ = g.s.db.Exec("PRAGMA wal_checkpoint(TRUNCATE)")
+	}
+	return err
+}
 
 func (s *Store) exec(op, query string, args ...any) error {
 	return s.write(op, func(tx *sql.Tx) error {

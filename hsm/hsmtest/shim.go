@@ -89,7 +89,10 @@ func (s *Shim) AddFlags(flags uint) { s.write("flags", fmt.Sprintf("%#x\n", flag
 func (s *Shim) LimitSessions(n int) { s.write("sessions", fmt.Sprintf("%d\n", n)) }
 
 // LockAfterThree makes the token count wrong PINs from now on.
-func (s *Shim) LockAfterThree() { s.write("lockout", "0\n") }
+func (s *Shim) LockAfterThree() { s.WrongPINs(0) }
+
+// WrongPINs makes the token count on from so many wrong PINs.
+func (s *Shim) WrongPINs(n int) { s.write("lockout", fmt.Sprintf("%d\n", n)) }
 
 // CountCalls has the calls of the next process counted; see Calls.
 func (s *Shim) CountCalls() { s.write("calls", "") }

@@ -56,6 +56,7 @@ const (
 	FlagPINInitialized = 0x8
 	FlagProtectedPath  = 0x100
 	FlagTokenReady     = 0x400
+	FlagPINCountLow    = 0x10000
 	FlagPINFinalTry    = 0x20000
 	FlagPINLocked      = 0x40000
 	FlagPINToBeChanged = 0x80000

@@ -2,6 +2,6 @@
 
 package worker
 
-// digestRounds makes guessing a PIN from its digest slow. The digest is only ever
-// kept of a PIN that the token refused.
+// digestRounds makes guessing a PIN from its digest slow. The digest of a PIN
+// that the token accepts is erased at once.
 const digestRounds = 100_000
