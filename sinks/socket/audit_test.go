@@ -2,6 +2,7 @@ package socket
 
 import (
 	"context"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -20,13 +21,18 @@ func TestFullDiskRefusesOrAllows(t *testing.T) {
 		if err != nil {
 			t.Skip(err)
 		}
-		rule := access.Rule{Callers: access.Callers{Users: []string{strconv.Itoa(os.Getuid())}}, Allow: access.Allow{Secrets: []string{"db"}, Admin: true}}
+		rule := access.Rule{Callers: access.Callers{Users: []string{strconv.Itoa(os.Getuid())}}, Allow: access.Allow{Secrets: []string{"db"}, Proxy: map[string][]string{"pam": {"POST /api/x"}}, Admin: true}}
 		policy, err := access.Compile([]access.Rule{rule})
 		if err != nil {
 			t.Fatal(err)
 		}
 		r := &rig{t: t, path: filepath.Join(t.TempDir(), "s"), served: make(chan error, 1)}
-		r.Server = New(Config{Backend: &fake{}, Policy: policy, Audit: audit, Secrets: []string{"db"}})
+		called := 0
+		b := &fake{proxy: func(string, *http.Request) (*http.Response, error) {
+			called++
+			return reply(http.StatusCreated, strings.NewReader("made"), http.Header{}), nil
+		}}
+		r.Server = New(Config{Backend: b, Policy: policy, Audit: audit, Secrets: []string{"db"}})
 		r.PublishSecret(db("1"))
 		ln, err := Listen(r.path, 0o600)
 		if err != nil {
@@ -49,6 +55,11 @@ func TestFullDiskRefusesOrAllows(t *testing.T) {
 			if !allow && a.code(t) != CodeUnavailable {
 				t.Errorf("code %s", a.code(t))
 			}
+		}
+		// What changes something elsewhere is not tried first and refused then.
+		r.do("POST", "/v1/upstreams/pam/proxy/api/x", "")
+		if want := map[bool]int{false: 0, true: 1}[allow]; called != want {
+			t.Errorf("allow=%v: the upstream was called %d times, want %d", allow, called, want)
 		}
 		// Who looks for what is wrong is answered, and the agent is not ready.
 		for path, want := range map[string]int{"/v1/status": 200, "/v1/doctor": 200, "/metrics": 404, "/v1/readyz": want, "/v1/plan": want} {

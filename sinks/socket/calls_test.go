@@ -131,7 +131,7 @@ func TestReadiness(t *testing.T) {
 func TestBrowsersAndForeignHostsAreRefused(t *testing.T) {
 	r := start(t, &fake{}, tester(true))
 	r.PublishSecret(db("1"))
-	for _, h := range []string{"Origin: http://evil.example", "Origin: null", "Referer: http://localhost/", "Sec-Fetch-Site: same-origin",
+	for _, h := range []string{"Origin: http://evil.example", "Origin: null", "Referer: http://localhost/", "Sec-Fetch-Site: same-origin", "Sec-Fetch-Mode: no-cors",
 		"Host: evil.example", "Host: localhost:8080", "Host: 127.0.0.1", "Host: 169.254.169.254"} {
 		if a := r.get("/v1/secrets/db", h); a.status != 403 || strings.Contains(a.body, "robot") {
 			t.Errorf("%s: %+v", h, a)

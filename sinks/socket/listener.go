@@ -1,8 +1,12 @@
 package socket
 
 import (
+	"bytes"
 	"errors"
+	"fmt"
 	"net"
+	"net/http"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,12 +19,15 @@ type connKey struct{}
 
 // A conn is a connection whose other end is known.
 type conn struct {
-	*net.UnixConn
+	net.Conn
 	peer   access.Peer
 	head   []byte // what was read of it before net/http got it
 	once   sync.Once
 	closed func()
 	ending atomic.Bool // it is quick, and the server is stopping
+	// served is set while a request is answered by the server, and not by net/http.
+	served  atomic.Bool
+	refused func(status int, detail string) []byte // answers what net/http refused
 }
 
 // end has a quick connection end when it has answered what it was asked, and
@@ -38,13 +45,45 @@ func (c *conn) Read(b []byte) (int, error) {
 		c.head = c.head[n:]
 		return n, nil
 	}
-	return c.UnixConn.Read(b)
+	return c.Conn.Read(b)
+}
+
+// CloseWrite lets a caller read the last answer although its request was not read.
+func (c *conn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
+}
+
+// ownAnswer is what the answers have at their head that net/http itself gives, to
+// requests that it cannot take up.
+var ownAnswer = []byte("\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n")
+
+// Write puts an answer of the API in place of one of net/http's own.
+func (c *conn) Write(b []byte) (int, error) {
+	if c.served.Load() {
+		return c.Conn.Write(b)
+	}
+	line, detail, ok := bytes.Cut(b, ownAnswer)
+	code, isAnswer := bytes.CutPrefix(line, []byte("HTTP/1.1 "))
+	if !ok || !isAnswer || len(code) < 3 {
+		return c.Conn.Write(b)
+	}
+	status, err := strconv.Atoi(string(code[:3]))
+	if err != nil {
+		return c.Conn.Write(b)
+	}
+	if _, err := c.Conn.Write(c.refused(status, string(detail))); err != nil {
+		return 0, err
+	}
+	return len(b), nil
 }
 
 // Close also gives back the caller's share of connections.
 func (c *conn) Close() error {
 	c.once.Do(c.closed)
-	return c.UnixConn.Close()
+	return c.Conn.Close()
 }
 
 // A listener identifies who connects, once per connection, and bounds how many
@@ -180,7 +219,27 @@ func (l *listener) known(nc net.Conn) *conn {
 		nc.Close()
 		return nil
 	}
-	return &conn{UnixConn: uc, peer: peer, closed: func() { l.give(peer.UID) }}
+	return l.s.conn(uc, peer, func() { l.give(peer.UID) })
+}
+
+// conn is a connection of a caller; closed is called when it is.
+func (s *Server) conn(c net.Conn, peer access.Peer, closed func()) *conn {
+	k := &conn{Conn: c, peer: peer, closed: closed}
+	k.refused = func(status int, detail string) []byte { return s.malformed(&k.peer, status, detail) }
+	return k
+}
+
+// malformed records a request that could not be read, and is the answer to it.
+func (s *Server) malformed(peer *access.Peer, status int, detail string) []byte {
+	p := &Problem{Code: CodeInvalid, Detail: "the request is not one of HTTP/1.1 that is taken here: " + detail}
+	e := access.Entry{ID: s.nextID(), Time: time.Now(), Peer: peer, Event: "request.refused", Status: status, Outcome: p.public(), Error: p.Detail}
+	if err := s.refusals.add(&e); err != nil {
+		s.cfg.Log.Debug("refusal not recorded", "err", err)
+	}
+	body := p.render(status, e.ID)
+	s.cfg.Observe("other", status, 0)
+	return fmt.Appendf(nil, "HTTP/1.1 %d %s\r\nContent-Type: application/problem+json\r\nCache-Control: no-store\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s",
+		status, http.StatusText(status), len(body), body)
 }
 
 func (l *listener) take(uid uint32) bool {

@@ -89,9 +89,8 @@ func asProblem(err error) (p *Problem, ok bool) {
 	return &Problem{Code: CodeUnavailable, Detail: "the agent could not do it; its log says why"}, false
 }
 
-// write sends the problem as the answer.
-func (p *Problem) write(w http.ResponseWriter, id string) {
-	status := p.Status()
+// render is the body of an answer that is the problem.
+func (p *Problem) render(status int, id string) []byte {
 	body, err := json.Marshal(struct {
 		Type    string `json:"type"`
 		Title   string `json:"title"`
@@ -104,6 +103,12 @@ func (p *Problem) write(w http.ResponseWriter, id string) {
 	if err != nil { // strings and a number cannot fail
 		body = []byte("{}")
 	}
+	return append(body, '\n')
+}
+
+// write sends the problem as the answer.
+func (p *Problem) write(w http.ResponseWriter, id string) {
+	status := p.Status()
 	h := w.Header()
 	h["Content-Type"] = problemType
 	h["Cache-Control"] = noStore
@@ -111,5 +116,5 @@ func (p *Problem) write(w http.ResponseWriter, id string) {
 		h.Set("Retry-After", strconv.Itoa(int((p.RetryAfter+time.Second-1)/time.Second)))
 	}
 	w.WriteHeader(status)
-	_, _ = w.Write(append(body, '\n')) // a caller who is gone needs no answer
+	_, _ = w.Write(p.render(status, id)) // a caller who is gone needs no answer
 }

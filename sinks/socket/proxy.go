@@ -40,6 +40,9 @@ func (q *request) proxy() error {
 	defer cancel()
 	defer context.AfterFunc(q.stopping(), cancel)()
 	q.within(adminTimeout)
+	if err := q.receive(adminTimeout); err != nil {
+		return err
+	}
 	resp, err := q.s.cfg.Backend.Proxy(ctx, q.name, q.forwarded(ctx, path))
 	if err != nil {
 		return err

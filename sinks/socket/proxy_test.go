@@ -2,13 +2,11 @@ package socket
 
 import (
 	"bufio"
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -122,16 +120,8 @@ func TestProxyGivesUpAStalledReader(t *testing.T) {
 			}
 			return reply(200, endless{given}, http.Header{}), nil
 		}}})
-		// In a bubble there is only a pipe, which has room for nothing.
-		ln := make(pipes)
-		srv := &http.Server{Handler: s, WriteTimeout: writeTimeout, ConnContext: func(ctx context.Context, _ net.Conn) context.Context {
-			return context.WithValue(ctx, connKey{}, &conn{peer: access.Peer{UID: uint32(os.Getuid())}})
-		}}
-		go srv.Serve(ln)
-		defer srv.Close()
 		ask := func(path string) (net.Conn, *http.Response) {
-			c, there := net.Pipe()
-			ln <- there
+			c := serveOnPipe(t, s)
 			fmt.Fprintf(c, "GET /v1/upstreams/pam/proxy%s HTTP/1.1\r\nHost: signet\r\n\r\n", path)
 			resp, err := http.ReadResponse(bufio.NewReader(c), nil)
 			if err != nil || resp.StatusCode != 200 {
@@ -168,16 +158,3 @@ type endless struct{ closed chan struct{} }
 
 func (e endless) Read(b []byte) (int, error) { return len(b), nil }
 func (e endless) Close() error               { close(e.closed); return nil }
-
-// Pipes are a listener that takes what is sent to it.
-type pipes chan net.Conn
-
-func (p pipes) Accept() (net.Conn, error) {
-	c, ok := <-p
-	if !ok {
-		return nil, net.ErrClosed
-	}
-	return c, nil
-}
-func (p pipes) Close() error { close(p); return nil }
-func (pipes) Addr() net.Addr { return &net.UnixAddr{Net: "unix"} }

@@ -42,7 +42,7 @@ func (q *quick) serve() (more bool) {
 		return false
 	}
 	for {
-		n, err := q.c.UnixConn.Read(q.in[len(q.in):cap(q.in)])
+		n, err := q.c.Conn.Read(q.in[len(q.in):cap(q.in)])
 		q.in = q.in[:len(q.in)+n]
 		if err != nil {
 			return false
@@ -51,7 +51,7 @@ func (q *quick) serve() (more bool) {
 			rest, ok := q.answer()
 			if !ok {
 				q.c.head = q.in
-				return !q.over && q.c.UnixConn.SetDeadline(time.Time{}) == nil
+				return !q.over && q.c.Conn.SetDeadline(time.Time{}) == nil
 			}
 			q.in = q.in[:copy(q.in, rest)]
 		}
@@ -112,7 +112,7 @@ func (q *quick) send(it *secretItem, now time.Time) bool {
 	}
 	from := room - len(q.head)
 	copy((*buf)[from:], q.head)
-	_, err := q.c.UnixConn.Write((*buf)[from:])
+	_, err := q.c.Conn.Write((*buf)[from:])
 	return err == nil
 }
 
@@ -122,7 +122,7 @@ func (q *quick) extend(now time.Time) bool {
 		return true
 	}
 	q.until = now.Add(quickTimeout)
-	err := q.c.UnixConn.SetDeadline(q.until)
+	err := q.c.Conn.SetDeadline(q.until)
 	if q.c.ending.Load() { // and what end has set is gone
 		q.c.end()
 	}

@@ -165,14 +165,9 @@ func (q *request) decode(v any) error {
 			return invalid("the body is " + strconv.Quote(t) + ", not application/json")
 		}
 	}
-	rc := http.NewResponseController(q.w)
-	if err := rc.SetReadDeadline(time.Now().Add(bodyTimeout)); err != nil {
-		return err
-	}
 	body, err := io.ReadAll(http.MaxBytesReader(q.w, q.r.Body, maxBody))
-	// The deadline was for the body. Left there, it would end the request.
-	if err := rc.SetReadDeadline(time.Time{}); err != nil {
-		return err
+	if err == nil { // the deadline was for the body; left there, it would end the request
+		err = q.receive(0)
 	}
 	if err != nil {
 		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
@@ -181,6 +176,19 @@ func (q *request) decode(v any) error {
 		return invalid("the body cannot be read, or not within " + bodyTimeout.String())
 	}
 	return decodeStrict(body, v)
+}
+
+// receive gives the caller so much time for the body; 0 is no limit. What is not
+// read of it net/http reads before it answers.
+func (q *request) receive(d time.Duration) error {
+	if q.r.ContentLength == 0 {
+		return nil
+	}
+	var until time.Time
+	if d > 0 {
+		until = time.Now().Add(d)
+	}
+	return http.NewResponseController(q.w).SetReadDeadline(until)
 }
 
 // decodeStrict does not quote the body in its errors: it may hold a password.

@@ -65,6 +65,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "caller not identified", http.StatusInternalServerError)
 		return
 	}
+	c.served.Store(true)
 	q := s.requests.Get().(*request)
 	*q = request{s: s, w: w, r: r, peer: &c.peer, start: time.Now()}
 	q.entry.ID, q.entry.Time, q.entry.Peer, q.entry.Method = s.nextID(), q.start, q.peer, r.Method
@@ -72,6 +73,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	pattern := "other"
 	if rt != nil {
 		pattern = rt.pattern
+	}
+	if late := q.receive(bodyTimeout); err == nil {
+		err = late
 	}
 	if err == nil {
 		err = q.serve(rt)

@@ -108,18 +108,7 @@ type stopKey struct{}
 // way have been answered, or after five seconds. It closes ln.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	base := context.WithValue(context.WithoutCancel(ctx), stopKey{}, ctx)
-	srv := &http.Server{
-		Handler:           s,
-		ReadHeaderTimeout: headerTimeout,
-		WriteTimeout:      writeTimeout,
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeader,
-		BaseContext:       func(net.Listener) context.Context { return base },
-		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(ctx, connKey{}, c)
-		},
-		ErrorLog: slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
-	}
+	srv := s.server(base)
 	done := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(done)
@@ -143,6 +132,28 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		return err
 	}
 	return nil
+}
+
+// server is net/http's part.
+func (s *Server) server(base context.Context) *http.Server {
+	return &http.Server{
+		Handler:           s,
+		ReadHeaderTimeout: headerTimeout,
+		WriteTimeout:      writeTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeader,
+		BaseContext:       func(net.Listener) context.Context { return base },
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, connKey{}, c)
+		},
+		ConnState: func(nc net.Conn, st http.ConnState) {
+			if c, ok := nc.(*conn); ok && st == http.StateIdle {
+				c.served.Store(false)
+			}
+		},
+		DisableGeneralOptionsHandler: true, // OPTIONS * has no place in the API
+		ErrorLog:                     slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
+	}
 }
 
 // PublishSecret makes it the secret that is served from now on.

@@ -153,9 +153,16 @@ func TestLongPoll(t *testing.T) {
 		t.Fatalf("answered without a change: %+v", a)
 	case <-time.After(100 * time.Millisecond):
 	}
-	r.PublishSecret(db("2"))
+	r.PublishSecret(db("2")) // all are told, and none finds out at the end of its wait
+	late := time.After(10 * time.Second)
 	for range watchers {
-		if a := <-got; a.status != 200 || a.json(t)["version"] != "2" {
+		var a answer
+		select {
+		case a = <-got:
+		case <-late:
+			t.Fatal("somebody was not woken")
+		}
+		if a.status != 200 || a.json(t)["version"] != "2" {
 			t.Fatalf("got %+v", a)
 		}
 	}
