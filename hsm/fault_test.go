@@ -89,18 +89,6 @@ func TestWorkerStaysWhenTheUnitIsAskedToStop(t *testing.T) {
 	}
 }
 
-// TestWorkerDiesWithTheDaemon holds that a worker ends when its socket closes.
-func TestWorkerDiesWithTheDaemon(t *testing.T) {
-	t.Parallel()
-	s, ledger, guard := fresh(t)
-	token, stop := open(t, s.Config(ledger, guard))
-	pid := token.Status().PID
-	stop()
-	if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
-		t.Errorf("the worker is still there: %v", err)
-	}
-}
-
 // TestHangIsCutOff holds that a call that hangs is answered with an error after
 // the deadline, that its worker is replaced, and that other callers do not pay.
 func TestHangIsCutOff(t *testing.T) {
