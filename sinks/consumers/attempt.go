@@ -14,6 +14,9 @@ import (
 
 // attempt makes one try: test, reload, proof, and what follows of it.
 func (c *consumer) attempt(ctx context.Context) {
+	if c.postpone() {
+		return
+	}
 	c.awaitLeaves(ctx)
 	err := c.redeliver()
 	targets := c.begin()
@@ -36,6 +39,28 @@ func (c *consumer) attempt(ctx context.Context) {
 	}
 }
 
+// postpone puts a try off while what was rolled back cannot be written again, as
+// its items have not come since the start. A reload with the previous files would
+// be taken for a success.
+func (c *consumer) postpone() bool {
+	c.mu.Lock()
+	back, anew := slices.Collect(maps.Keys(c.rolledBack)), c.superseding()
+	c.mu.Unlock()
+	if anew || !slices.ContainsFunc(back, c.itemless) {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.postponed = time.Now().Add(longestBurst)
+	return true
+}
+
+// itemless reports whether it is not known yet what should be in a target.
+func (c *consumer) itemless(target string) bool {
+	wanted, err := c.cs.cfg.Files.Wanted(target)
+	return err == nil && wanted == ""
+}
+
 // awaitLeaves waits, for a while, until it is known which certificates are in what
 // an earlier run has left to do. That run may have noted more than it wrote, or too
 // much to name it all; the files learn it from the items, which come at a start.
@@ -45,7 +70,7 @@ func (c *consumer) awaitLeaves(ctx context.Context) {
 	first := c.tried.IsZero()
 	c.mu.Unlock()
 	unknown := func(group []string) bool { return len(c.leaves(group)) == 0 }
-	for until := time.Now().Add(longestBurst); first && slices.ContainsFunc(groups, unknown) && time.Now().Before(until); {
+	for until := time.Now().Add(longestBurst); first && !c.superseded() && slices.ContainsFunc(groups, unknown) && time.Now().Before(until); {
 		if !sleep(ctx, quiet) {
 			return
 		}
@@ -59,6 +84,9 @@ func (c *consumer) redeliver() error {
 	back := slices.Sorted(maps.Keys(c.rolledBack))
 	c.mu.Unlock()
 	for _, t := range back {
+		if c.itemless(t) {
+			continue
+		}
 		if err := c.cs.cfg.Files.Redeliver(t); err != nil {
 			return &Error{Consumer: c.Name, Op: OpReload, Err: err}
 		}
@@ -138,6 +166,7 @@ func (c *consumer) succeeded(outcome string, proven bool) {
 	unfinished := maps.Clone(c.noted)
 	maps.Copy(unfinished, c.changed)
 	maps.Copy(unfinished, c.unwritten)
+	maps.Copy(unfinished, c.rolledBack) // for which there were no items
 	rec = rec.settled(unfinished)
 	c.tried = now
 	if err := c.save(rec); err != nil {

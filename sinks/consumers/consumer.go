@@ -26,6 +26,7 @@ type consumer struct {
 	first      time.Time           // guarded by mu: when changed began to fill
 	last       time.Time           // guarded by mu: when it last did
 	tried      time.Time           // guarded by mu: when the last try ended
+	postponed  time.Time           // guarded by mu: until when there is nothing to try
 }
 
 // A delivery is what is in a target.
@@ -137,7 +138,7 @@ func (c *consumer) save(rec record) error {
 func (c *consumer) due() time.Time {
 	if len(c.changed) == 0 {
 		if len(c.left) > 0 || len(c.rolledBack) > 0 {
-			return later(c.rec.RetryAt, time.Unix(1, 0))
+			return later(later(c.rec.RetryAt, c.postponed), time.Unix(1, 0))
 		}
 		return time.Time{}
 	}
@@ -146,7 +147,7 @@ func (c *consumer) due() time.Time {
 		at = over
 	}
 	if !c.superseding() {
-		at = later(later(at, c.tried.Add(repairSpacing)), c.rec.RetryAt)
+		at = later(later(at, c.tried.Add(repairSpacing)), later(c.rec.RetryAt, c.postponed))
 	}
 	return at
 }

@@ -95,9 +95,10 @@ func (r record) settled(left map[string]bool) record {
 	if len(left) == 0 {
 		return record{ReloadedAt: r.ReloadedAt, ProvenAt: r.ProvenAt, Skipped: r.Skipped}
 	}
-	r.Failures, r.RetryAt, r.Error, r.Hint, r.RolledBack, r.As = 0, time.Time{}, "", "", nil, ""
-	r.Targets = maps.Clone(r.Targets)
+	r.Failures, r.RetryAt, r.Error, r.Hint = 0, time.Time{}, "", ""
+	r.Targets, r.RolledBack = maps.Clone(r.Targets), maps.Clone(r.RolledBack)
 	maps.DeleteFunc(r.Targets, func(t string, _ written) bool { _, ok := left[t]; return !ok })
+	maps.DeleteFunc(r.RolledBack, func(t, _ string) bool { _, ok := left[t]; return !ok })
 	needed := map[string]bool{}
 	for _, w := range r.Targets {
 		for _, name := range w.Leaves {

@@ -52,6 +52,7 @@ type memFiles struct {
 	back     map[string]bool  // it has the old one
 	newest   map[string]int64 // generation
 	calls    []string
+	itemless bool // no item has come yet
 	noneLeft bool // there is no previous generation
 	revives  []string
 	leaves   map[string][][]byte
@@ -116,7 +117,14 @@ func (f *memFiles) Leaves(target string) [][]byte {
 
 // Wanted does not tell deliveries apart: a test that does not say so delivers the
 // same again.
-func (f *memFiles) Wanted(target string) (string, error) { return "content of " + target, nil }
+func (f *memFiles) Wanted(target string) (string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.itemless {
+		return "", nil
+	}
+	return "content of " + target, nil
+}
 
 func (f *memFiles) Hold(target, wanted string) error {
 	f.mu.Lock()

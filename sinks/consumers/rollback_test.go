@@ -245,3 +245,47 @@ func TestAConsumerThatIsToldInAnotherWayIsTriedAtOnce(t *testing.T) {
 		r.halt()
 	})
 }
+
+// At a start the items come when the token is open. Until then what was rolled
+// back cannot be written again, and a reload with the previous files is no
+// success: the failures go on counting.
+func TestARollBackWaitsForItsItems(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, files := newStore(), newFiles()
+		var n atomic.Int64
+		c := counting("app", &n, func(context.Context) error {
+			if files.isOld("/f/a") {
+				return nil
+			}
+			return errors.New("no")
+		}, "/f/a", "/f/b")
+		r := start(t, store, files, c)
+		r.deliver(t, "/f/a")
+		time.Sleep(time.Second)
+		r.halt()
+		before := n.Load()
+		time.Sleep(time.Hour)
+		files.itemless = true
+		r = start(t, store, files, c)
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if s := r.Status()[0]; n.Load() != before || s.Failures != 1 || len(s.RolledBack) != 1 || !files.isOld("/f/a") {
+			t.Errorf("%d reloads without items, %+v", n.Load()-before, s)
+		}
+		r.deliver(t, "/f/b") // whose items have come
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if s := r.Status()[0]; n.Load() != before+1 || len(s.RolledBack) != 1 || !files.isOld("/f/a") {
+			t.Errorf("%d reloads for the other file, %+v", n.Load()-before, s)
+		}
+		files.mu.Lock()
+		files.itemless = false
+		files.mu.Unlock()
+		time.Sleep(longestBurst + time.Second)
+		synctest.Wait()
+		if s := r.Status()[0]; n.Load() != before+3 || s.Failures != 1 || len(s.RolledBack) != 1 {
+			t.Errorf("%d reloads with items, %+v", n.Load()-before, s)
+		}
+		r.halt()
+	})
+}
