@@ -35,8 +35,13 @@ type Options struct {
 	Settled func()
 	// Credentials is the credentials socket, likewise.
 	Credentials net.Listener
-	// Held are connections to it that a killed process has left unanswered.
-	Held []net.Conn
+	// Held are connections to it that another Run, or a process that was killed,
+	// has left unanswered.
+	Held []Held
+	// HandOver takes the connection of a unit that still waits when Run is asked to
+	// stop, and reports whether it does: for the next Run, or for RefuseUnits. Nil
+	// takes none.
+	HandOver func(Held) bool
 	// Refreshes reports whether a reload of a unit has its credentials asked for
 	// again; nil if the service manager cannot do that.
 	Refreshes func(ctx context.Context, unit string) (bool, error)
@@ -73,22 +78,36 @@ type Agent struct {
 	life   context.Context // of fetches that outlive the request which began them
 }
 
+// Held is the connection of a unit that waits for a credential.
+type Held = unitcreds.Held
+
+// RefuseUnits refuses units that no Run will answer.
+func RefuseUnits(held []Held) { unitcreds.Refuse(held) }
+
+// A StartError is why Run did not start anything: Options.Held were not answered,
+// and another configuration may do better.
+type StartError struct{ Err error }
+
+func (e *StartError) Error() string { return e.Err.Error() }
+func (e *StartError) Unwrap() error { return e.Err }
+
 // Run is the daemon: it keeps everything in cfg fresh until ctx is done, and
-// then returns nil.
+// then returns nil. An error is a *StartError if it came to nothing.
 func Run(ctx context.Context, cfg *config.Config, opt Options) (err error) {
 	st, err := store.Open(cfg.StatePath())
 	if err != nil {
-		return err
+		return &StartError{err}
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()
 	a, err := newAgent(cfg, opt, st)
 	if err != nil {
-		return err
+		return &StartError{err}
 	}
 	return a.run(ctx)
 }
 
-// newAgent makes all parts and wires them. It connects to nothing.
+// newAgent makes all parts and wires them. It connects to nothing. What it has
+// opened it closes if it fails.
 func newAgent(cfg *config.Config, opt Options, st *store.Store) (*Agent, error) {
 	host, err := os.Hostname()
 	if err != nil {
@@ -106,7 +125,7 @@ func newAgent(cfg *config.Config, opt Options, st *store.Store) (*Agent, error) 
 	a.metrics.registry.MustRegister(newStateCollector(a))
 	for _, make := range []func() error{a.makeTokens, a.makeSinks, a.makeConsumers, a.makeServices, a.makeRotators, a.makeSecrets} {
 		if err := make(); err != nil {
-			return nil, err
+			return nil, errors.Join(err, a.audit.Close())
 		}
 	}
 	rest := *cfg

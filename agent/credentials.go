@@ -23,7 +23,7 @@ func (a *Agent) makeCredentials(policy *access.Policy) (err error) {
 		Secrets:      slices.Collect(maps.Keys(a.cfg.Secrets)),
 		Certificates: append(slices.Collect(maps.Keys(a.cfg.Certificates)), slices.Collect(maps.Keys(a.cfg.Identities))...),
 		Opened:       a.opened, Wait: a.cfg.CredentialsSocket.WaitLimit(),
-		Hold: a.opt.Notifier.Hold, Held: a.opt.Held, Store: a.store,
+		Hold: a.opt.Notifier.Hold, HandOver: a.opt.HandOver, Held: a.opt.Held, Store: a.store,
 	}
 	if a.cfg.CredentialsSocket.Path == "" && a.opt.Credentials == nil && len(a.opt.Held) == 0 {
 		c.Secrets, c.Certificates, c.Store = nil, nil, nil

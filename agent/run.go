@@ -48,12 +48,11 @@ func (a *Agent) run(ctx context.Context) error {
 	a.life = ctx
 	ln, err := a.listen()
 	if err != nil {
-		return err
+		return &StartError{errors.Join(err, a.audit.Close())}
 	}
 	creds, err := a.listenCredentials()
 	if err != nil {
-		ln.Close()
-		return err
+		return &StartError{errors.Join(err, ln.Close(), a.audit.Close())}
 	}
 	var tokens, rest []part
 	for name, t := range a.tokens {

@@ -65,6 +65,7 @@ func TestCredentials(t *testing.T) {
 
 	b.rightToReload()
 	b.killedWhileAUnitWaits()
+	b.reloadedWhileAUnitWaits()
 
 	// While the agent is down, units wait for it.
 	b.run("systemctl", "stop", "signet.service")
@@ -178,6 +179,30 @@ func (b *bed) killedWhileAUnitWaits() {
 		b.t.Errorf("the journal does not tell of the unit that waited: %q", got)
 	}
 	b.await("SubState", "running")
+}
+
+// reloadedWhileAUnitWaits holds that a unit that waits goes on waiting when the
+// agent reads its configuration again, and is answered by what is configured then.
+func (b *bed) reloadedWhileAUnitWaits() {
+	b.t.Helper()
+	const file = "/etc/signet/signet.yaml"
+	before := b.run("cat", file)
+	patient := strings.Replace(before, "wait: 5s", "wait: 60s", 1)
+	b.write(file, patient, 0o644)
+	b.run("systemctl", "reload", "signet.service")
+	b.consumer("late.service", "LoadCredential=late.password:/run/signet/credentials.sock")
+	b.run("systemctl", "start", "--no-block", "late.service")
+	b.run("sleep", "1")
+	_, credential, _ := strings.Cut(before, "{db: {upstream: pam, ")
+	credential, _, _ = strings.Cut(credential, "}")
+	b.write(file, strings.Replace(patient, "late: {upstream: away, info: X}", "late: {upstream: pam, "+credential+"}", 1), 0o644)
+	b.run("systemctl", "reload", "signet.service")
+	b.run("systemctl", "start", "late.service") // waits for the start that is under way
+	if got := b.run("cat", "/run/late.service/late.password"); got != "secret@2504" {
+		b.t.Errorf("the unit that waited over a reload got %q", got)
+	}
+	b.write(file, before, 0o644)
+	b.run("systemctl", "reload", "signet.service")
 }
 
 // consumer makes a unit that copies its credentials to /run/UNIT.

@@ -32,11 +32,15 @@ func (n *Notifier) Hold(c *net.UnixConn) (release func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("keep a connection over a crash: %w", err)
 	}
-	return func() {
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		n.transmit("FDSTOREREMOVE=1\nFDNAME=" + name) // also while the service stops
-	}, nil
+	return func() { n.Release(name) }, nil
+}
+
+// Release has the service manager close its copies of the connection of that
+// name, also while the service stops.
+func (n *Notifier) Release(name string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.transmit("FDSTOREREMOVE=1\nFDNAME=" + name)
 }
 
 // store sends a descriptor. go-systemd has no way to do so.

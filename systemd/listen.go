@@ -17,18 +17,18 @@ const (
 
 // Listeners are the listening sockets that the service manager has opened for
 // the agent, by name, and the connections that it has held since the process
-// before this one was killed. There are none if it was not started by a socket
+// before this one was killed, by the name that [Notifier.Release] takes. There are none if it was not started by a socket
 // unit. The environment is cleared, so that no child takes them for its own; a
 // second call finds nothing.
-func Listeners() (byName map[string]net.Listener, held []net.Conn, err error) {
-	byName = map[string]net.Listener{}
+func Listeners() (byName map[string]net.Listener, held map[string]net.Conn, err error) {
+	byName, held = map[string]net.Listener{}, map[string]net.Conn{}
 	for _, f := range activation.Files(true) {
 		name := f.Name()
 		if strings.HasPrefix(name, heldPrefix) {
 			c, err := net.FileConn(f)
 			f.Close()
 			if err == nil { // else its other end is gone
-				held = append(held, c)
+				held[name] = c
 			}
 			continue
 		}

@@ -14,9 +14,19 @@ import (
 // maxSize is far more than a configuration of ten thousand secrets needs.
 const maxSize = 8 << 20
 
-// Load reads the file at path. An error is an [*Errors] if the file could be
-// read at all.
+// Load is Read and Parse. An error is an [*Errors] if the file could be read at
+// all.
 func Load(path string) (*Config, error) {
+	data, err := Read(path)
+	if err != nil {
+		return nil, err
+	}
+	return Parse(path, data)
+}
+
+// Read is the text of the file at path, or of its beginning if it is too long to
+// be a configuration.
+func Read(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)
@@ -26,7 +36,7 @@ func Load(path string) (*Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
-	return Parse(path, data)
+	return data, nil
 }
 
 // Parse reads a configuration and looks at it alone: it opens no file and asks

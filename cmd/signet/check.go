@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -77,13 +76,26 @@ func loadConfig(file string) (*config.Config, error) {
 // checkConfig reads a configuration and holds it against this host. All its
 // faults, and a file that cannot be read, are bad usage.
 func checkConfig(file string) (c *config.Config, warnings []config.Fault, err error) {
-	if c, err = config.Load(file); err == nil {
+	text, err := readConfig(file)
+	if err != nil {
+		return nil, nil, err
+	}
+	return checkText(file, text)
+}
+
+func readConfig(file string) ([]byte, error) {
+	text, err := config.Read(file)
+	if err != nil {
+		return nil, &usageError{err: err, hint: "name the configuration with --config"}
+	}
+	return text, nil
+}
+
+func checkText(file string, text []byte) (c *config.Config, warnings []config.Fault, err error) {
+	if c, err = config.Parse(file, text); err == nil {
 		warnings, err = agent.CheckConfig(c)
 	}
 	if err != nil {
-		if _, faults := errors.AsType[*config.Errors](err); !faults {
-			err = &usageError{err: err, hint: "name the configuration with --config"}
-		}
 		return nil, nil, err
 	}
 	return c, warnings, nil

@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -32,32 +34,10 @@ func TestAReloadWithFaultsEnds(t *testing.T) {
 		}
 	}
 	write(good)
-	cfg, err := loadConfig(file)
-	if err != nil {
-		t.Fatal(err)
-	}
 	var log lockedBuffer
-	ctx, stop := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- keepRunning(ctx, &program{stderr: &log}, file, cfg) }()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for { // until it listens, it does not hear signals either
-		if c, err := net.Dial("unix", sock); err == nil {
-			c.Close()
-			break
-		}
-		select {
-		case <-tick.C:
-		case err := <-done:
-			t.Fatalf("ended with %v", err)
-		}
-	}
-
+	end := runDaemon(t, file, sock, &log)
 	write(good + "nonsense: 1\n")
-	if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
-		t.Fatal(err)
-	}
+	hangUp(t)
 	if err := manager.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
@@ -82,10 +62,109 @@ func TestAReloadWithFaultsEnds(t *testing.T) {
 		t.Fatalf("what ran before does not answer: %v", err)
 	}
 	c.Close()
-	stop()
-	if err := <-done; err != nil {
-		t.Error(err)
+	end()
+}
+
+// runDaemon runs the agent until end is called, and returns once it listens:
+// before, it does not hear signals either.
+func runDaemon(t *testing.T, file, sock string, log io.Writer) (end func()) {
+	t.Helper()
+	c, err := loadSetup(file)
+	if err != nil {
+		t.Fatal(err)
 	}
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- keepRunning(ctx, &program{stderr: log}, c) }()
+	eventually(t, "it does not listen", func() bool {
+		select {
+		case err := <-done:
+			t.Fatalf("ended with %v", err)
+		default:
+		}
+		c, err := net.Dial("unix", sock)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+	return func() {
+		t.Helper()
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func hangUp(t *testing.T) {
+	t.Helper()
+	if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// eventually waits for what another goroutine brings about.
+func eventually(t *testing.T, otherwise string, so func() bool) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	timeout := time.After(20 * time.Second)
+	for !so() {
+		select {
+		case <-tick.C:
+		case <-timeout:
+			t.Fatal(otherwise)
+		}
+	}
+}
+
+// A configuration that is in order and yet cannot be started with ends nothing
+// either: one line says so, and the agent runs with the one before. What is to be
+// seen of the host alone is seen before the running agent is stopped.
+func TestAReloadThatCannotStartGoesBack(t *testing.T) {
+	dir := t.TempDir()
+	file, sock := filepath.Join(dir, "signet.yaml"), filepath.Join(dir, "run", "signet.sock")
+	good := "hsm: {module: /nowhere.so, token: signet, pin: {env: PIN}}\nstate_dir: %[1]s/%[2]s\nruntime_dir: %[1]s/run\n" +
+		"upstreams: {cm: {type: ciphertrust, url: 'https://c.example', auth: {grant: password}}}\nsecrets: {db: {upstream: cm, secret: x}}\n"
+	write := func(state, more string) {
+		if err := os.WriteFile(file, fmt.Appendf(nil, good+more, dir, state), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("state", "")
+	var log lockedBuffer
+	end := runDaemon(t, file, sock, &log)
+	defer end()
+	socketOf := func() (is syscall.Timespec) { // when it was made
+		var st syscall.Stat_t
+		if syscall.Stat(sock, &st) == nil {
+			is = st.Ctim
+		}
+		return is
+	}
+	first := socketOf()
+
+	write("state", "files: [{path: /etc/x, secret: db, acl: ['u:root:r', 'u:root:r']}]\n")
+	hangUp(t)
+	eventually(t, "nothing was said", func() bool { return strings.Contains(log.String(), "the one before stays") })
+	if socketOf() != first {
+		t.Error("the agent was stopped for a configuration that it cannot have")
+	}
+
+	write("signet.yaml/state", "") // below a file
+	hangUp(t)
+	eventually(t, "it does not run again", func() bool {
+		return strings.Contains(log.String(), "back to the one before") && socketOf().Sec != 0 && socketOf() != first
+	})
+	second := socketOf()
+	if n := strings.Count(log.String(), "level=ERROR"); n != 2 {
+		t.Errorf("%d errors in the log, want 2:\n%s", n, log.String())
+	}
+
+	write("state", "log: {level: info}\n")
+	hangUp(t)
+	eventually(t, "it does not take a good one after that", func() bool { return socketOf().Sec != 0 && socketOf() != second })
 }
 
 // A lockedBuffer is written by several goroutines.

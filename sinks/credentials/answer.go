@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/signet-agent/signet/internal/access"
@@ -23,19 +24,25 @@ type call struct {
 	start time.Time
 	entry access.Entry
 	given string // the version of what it is answered
+	// release ends that somebody else holds the connection; nil if nobody does.
+	release func()
+	handed  bool // the connection is another server's now
 }
 
-// newCall begins a call. What it is about is in its address.
-func (s *Server) newCall(c net.Conn) *call {
-	now := time.Now()
+// newCall begins a call, or goes on with one. What it is about is in its address.
+func (s *Server) newCall(h Held) *call {
+	since := h.Since
+	if since.IsZero() {
+		since = time.Now()
+	}
 	id := s.run + "-" + strconv.FormatUint(s.counter.Add(1), 10)
-	return &call{s: s, c: c, start: now, entry: access.Entry{ID: id, Time: now, Event: "credential.read"}}
+	return &call{s: s, c: h.Conn, start: since, release: h.Release, entry: access.Entry{ID: id, Time: since, Event: "credential.read"}}
 }
 
 // answer delivers one credential, or refuses it.
-func (s *Server) answer(ctx context.Context, c net.Conn) {
-	q := s.newCall(c)
-	defer c.Close()
+func (s *Server) answer(ctx context.Context, h Held) {
+	q := s.newCall(h)
+	defer q.close()
 	if err := q.identify(); err != nil {
 		q.entry.Outcome = "denied"
 		q.refuse(ctx, err)
@@ -47,6 +54,9 @@ func (s *Server) answer(ctx context.Context, c net.Conn) {
 // deliver answers the service manager, that it is having been seen to.
 func (q *call) deliver(ctx context.Context) {
 	content, err := q.content(ctx)
+	if errors.Is(err, errStopping) && q.handOver() {
+		return
+	}
 	if err == nil {
 		q.entry.Outcome, q.entry.Duration = "ok", time.Since(q.start)
 		if aerr := q.s.cfg.Audit.Append(&q.entry); aerr != nil {
@@ -64,6 +74,32 @@ func (q *call) deliver(ctx context.Context) {
 	}
 	if err := q.write(ctx, content); err != nil {
 		q.s.cfg.Log.Warn("credential not delivered", "unit", q.at.unit, "credential", q.at.id, "err", err)
+	}
+}
+
+// errStopping is why a unit that waits is not waited with any longer.
+var errStopping = errors.New("the agent is stopping")
+
+// handOver leaves the unit to the server that comes after this one, if one does.
+// Nothing is recorded: it is not answered yet.
+func (q *call) handOver() bool {
+	h := Held{Conn: q.c, Since: q.start, Release: q.release}
+	q.handed = q.s.cfg.HandOver != nil && q.s.cfg.HandOver(h)
+	return q.handed
+}
+
+// close ends the connection, unless another server has it.
+func (q *call) close() {
+	if !q.handed {
+		_ = q.c.Close() // whatever there was to say was said
+	}
+}
+
+// letGo has nobody else hold the connection any more.
+func (q *call) letGo() {
+	if q.release != nil {
+		q.release()
+		q.release = nil
 	}
 }
 
@@ -86,7 +122,7 @@ func (q *call) content(ctx context.Context) ([]byte, error) {
 	}
 	now, err := q.await(ctx, cred)
 	if ctx.Err() != nil {
-		return nil, errors.New("the agent is stopping")
+		return nil, errStopping
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s %q: %w", cred.kind, cred.name, err)
@@ -111,17 +147,21 @@ func (q *call) content(ctx context.Context) ([]byte, error) {
 func (q *call) await(ctx context.Context, cred credential) (slot, error) {
 	now, _ := q.s.look(q.s.slotOf(cred))
 	if now.usable(cred.kind, time.Now()) == nil {
+		q.letGo()
 		return now, nil
 	}
-	if c, ok := q.c.(*net.UnixConn); ok && q.s.cfg.Hold != nil {
+	if c, ok := q.c.(*net.UnixConn); ok && q.s.cfg.Hold != nil && q.release == nil {
 		release, err := q.s.cfg.Hold(c)
 		if err != nil {
 			q.s.cfg.Log.Warn("a crash now would give an empty credential", "unit", q.at.unit, "credential", q.at.id, "err", err)
-		} else {
-			defer release()
 		}
+		q.release = release
 	}
-	return q.s.await(ctx, cred)
+	now, err := q.s.await(ctx, cred, q.start)
+	if ctx.Err() == nil {
+		q.letGo()
+	}
+	return now, err
 }
 
 // identify believes the address only if the process that connected is what it
@@ -178,6 +218,7 @@ func believe(peer *access.Peer, unit string, refreshes bool) error {
 // refuse keeps the unit from starting. Closing the connection would be an empty
 // credential.
 func (q *call) refuse(ctx context.Context, why error) {
+	q.letGo()
 	q.s.cfg.Log.Warn("credential refused; the unit does not start", "unit", q.at.unit, "credential", q.at.id,
 		"uid", q.peer.UID, "pid", q.peer.PID, "err", why)
 	q.entry.Error, q.entry.Duration = why.Error(), time.Since(q.start)
@@ -185,6 +226,23 @@ func (q *call) refuse(ctx context.Context, why error) {
 		q.s.cfg.Log.Debug("refusal not recorded", "err", err)
 	}
 	_ = q.write(ctx, poison()) // the service manager hangs up when it has read enough
+}
+
+// Refuse refuses connections that no server will answer, as it cannot start:
+// closed with nothing said, they would be empty credentials.
+func Refuse(held []Held) {
+	ctx, stop := context.WithCancel(context.Background())
+	stop() // the answers end within the time that a stop has
+	var wg sync.WaitGroup
+	for _, h := range held {
+		wg.Go(func() {
+			q := &call{c: h.Conn, release: h.Release}
+			defer q.close()
+			q.letGo()
+			_ = q.write(ctx, poison()) // as in refuse
+		})
+	}
+	wg.Wait()
 }
 
 // write sends an answer and ends it. The service manager is waited for until the

@@ -107,7 +107,7 @@ func TestDeliveriesAreInTheAudit(t *testing.T) {
 	read := audited(t, s)
 	for _, id := range []string{"db.username", "db.nope"} {
 		here, there := net.Pipe()
-		q := s.newCall(here)
+		q := s.newCall(Held{Conn: here})
 		go func() {
 			q.about(address{"app.service", id})
 			q.deliver(t.Context())

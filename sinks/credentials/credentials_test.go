@@ -257,7 +257,7 @@ func TestConnectionsAreHeldWhileTheyWait(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer copied.Close()
-	s.cfg.Held = []net.Conn{conn}
+	s.cfg.Held = []Held{{Conn: conn}}
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(ctx, nil) }()

@@ -41,9 +41,13 @@ type Config struct {
 	// Wait is how long a unit waits for an item that is not there yet.
 	Wait time.Duration
 	// Hold has somebody keep a connection open should the process be killed, until
-	// release is called; Held are those that were kept so. Hold may be nil.
+	// release is called; it may be nil.
 	Hold func(*net.UnixConn) (release func(), err error)
-	Held []net.Conn
+	// HandOver takes the connection of a unit that still waits when the server is
+	// asked to stop, and reports whether it does: then it is in Held of the next
+	// server, or is given to Refuse. Nil takes none, and such units are refused.
+	HandOver func(Held) bool
+	Held     []Held
 	// Refresh is called when what a unit was given has changed since, and sees to
 	// it that the unit asks again; it reports false if the unit does not do so
 	// while it runs. Nil leaves units alone.
@@ -53,6 +57,16 @@ type Config struct {
 	Store Store
 	// Log is told of each refusal; nil is nobody.
 	Log *slog.Logger
+}
+
+// A Held is the connection of a unit that has waited since before the server
+// was made.
+type Held struct {
+	Conn net.Conn
+	// Since is when it began to wait; zero is just now.
+	Since time.Time
+	// Release ends what Config.Hold began; nil if nobody else has it.
+	Release func()
 }
 
 const (
@@ -143,13 +157,13 @@ func (s *Server) look(at *slot) (slot, <-chan struct{}) {
 }
 
 // Serve answers on ln until ctx is done, and returns nil then. Units that wait
-// are refused. It closes ln, which may be nil if there are only held connections
+// are handed over, or refused. It closes ln, which may be nil if there are only held connections
 // to answer.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	for _, c := range s.cfg.Held {
-		wg.Go(func() { s.answer(ctx, c) })
+	for _, h := range s.cfg.Held {
+		wg.Go(func() { s.answer(ctx, h) })
 	}
 	if ln == nil {
 		<-ctx.Done()
@@ -170,7 +184,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		c, err := ln.Accept()
 		if ctx.Err() != nil {
 			if c != nil {
-				s.answer(ctx, c)
+				s.answer(ctx, Held{Conn: c})
 			}
 			return nil
 		}
@@ -179,7 +193,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		}
 		wg.Go(func() {
 			defer func() { <-room }()
-			s.answer(ctx, c)
+			s.answer(ctx, Held{Conn: c})
 		})
 	}
 }
@@ -199,9 +213,10 @@ func (s *Server) awaitOpen(ctx context.Context) bool {
 	return true
 }
 
-// await is the item once it can be delivered, or why it cannot.
-func (s *Server) await(ctx context.Context, c credential) (slot, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.cfg.Wait)
+// await is the item once it can be delivered, or why it cannot. It is waited for
+// since then, in earlier servers too.
+func (s *Server) await(ctx context.Context, c credential, since time.Time) (slot, error) {
+	ctx, cancel := context.WithDeadline(ctx, since.Add(s.cfg.Wait))
 	defer cancel()
 	at := s.slotOf(c)
 	tick := time.NewTicker(retryFetch)
