@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/signet-agent/signet/internal/secret"
 	"github.com/signet-agent/signet/sinks"
 )
 
@@ -83,7 +84,12 @@ func TestWhichSecretsARollBackRevives(t *testing.T) {
 	dir := tempDir(t)
 	path := filepath.Join(dir, "f")
 	other := func(version string) *sinks.Secret { s := *db(version, version); s.Name = "other"; return &s }
-	cfg := Config{Files: []File{{Path: path, Template: `{{ secret "db" "password" }} {{ secret "other" "password" }}`, KeepPrevious: true}}}
+	web := func(serial string) *sinks.Certificate {
+		der, key := pair(t)
+		return &sinks.Certificate{Name: "web", Chain: [][]byte{der}, Key: secret.New(key), Serial: serial}
+	}
+	cfg := Config{Files: []File{{Path: path, KeepPrevious: true,
+		Template: `{{ secret "db" "password" }} {{ secret "other" "password" }} {{ (certificate "web").chain }}`}}}
 	fs, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -102,13 +108,23 @@ func TestWhichSecretsARollBackRevives(t *testing.T) {
 			t.Errorf("%v, %v; want %v", got, err, want)
 		}
 	}
+	certificate := func(serial string) {
+		t.Helper()
+		if err := fs.PublishCertificate(web(serial)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	certificate("1")
 	publish(db("1", "one"), other("a"), db("2", "two"))
 	revives("db")
 	publish(other("b"))
 	revives("other")
+	certificate("2") // the secrets have stayed
+	revives()
 	if fs, err = New(cfg); err != nil {
 		t.Fatal(err)
 	}
+	certificate("2")
 	publish(db("2", "two"), other("b"))
 	revives("db", "other") // an earlier process knew
 }
