@@ -28,8 +28,8 @@ type KeyInfo struct {
 type Audit struct {
 	Passed   bool
 	Findings []string // what is wrong
-	Read     string   // outcome of reading the private value: refused, allowed
-	Wrap     string   // outcome of wrapping the key: refused, allowed, untested
+	Read     string   // outcome of reading the private value: refused, allowed, unclear
+	Wrap     string   // outcome of wrapping the key: refused, allowed, untested, unclear
 	WrapBy   string   // what was tried, or why nothing could be
 }
 
@@ -97,11 +97,19 @@ func judge(a *wire.Audited) verdict {
 	if local, stated := a.Attributes["CKA_LOCAL"].(bool); stated && !local && a.Attributes["CKA_KEY_GEN_MECHANISM"] == nil {
 		v.weak = append(v.weak, "CKA_LOCAL is false: it was not made on the token")
 	}
-	if a.Read == wire.Allowed {
+	switch a.Read {
+	case wire.Refused:
+	case wire.Allowed:
 		v.grave = append(v.grave, "its private value can be read")
+	default:
+		v.grave = append(v.grave, "whether its private value can be read is not clear: "+a.ReadBy)
 	}
-	if a.Wrap == wire.Allowed {
+	switch a.Wrap {
+	case wire.Refused, wire.Untested:
+	case wire.Allowed:
 		v.weak = append(v.weak, "it can be wrapped out by "+a.WrapBy)
+	default:
+		v.weak = append(v.weak, "whether it can be wrapped out is not clear: "+a.WrapBy)
 	}
 	return v
 }

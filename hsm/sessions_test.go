@@ -3,6 +3,8 @@ package hsm_test
 import (
 	"errors"
 	"slices"
+	"strconv"
+	"sync"
 	"testing"
 
 	"github.com/signet-agent/signet/hsm"
@@ -35,9 +37,75 @@ func TestRefusedSignaturesUseNoSessionsUp(t *testing.T) {
 		t.Errorf("%d workers were used up", n)
 	}
 	stop()
-	calls := s.Calls()
-	if n := calls["C_OpenSession"] - calls["C_CloseSession"]; n > cfg.Sessions {
-		t.Errorf("%d sessions are left open, %d are allowed", n, cfg.Sessions)
+	if n := s.Calls()["sessions"]; n > cfg.Sessions {
+		t.Errorf("%d sessions were open at once, %d are allowed", n, cfg.Sessions)
+	}
+}
+
+// TestSessionsAreBounded holds that no more sessions are open at once than the
+// configuration allows, whatever is done, and that nothing is left away because
+// the token has no more of them. (T49)
+func TestSessionsAreBounded(t *testing.T) {
+	t.Parallel()
+	for _, sessions := range []int{4, 8} {
+		t.Run(strconv.Itoa(sessions), func(t *testing.T) {
+			t.Parallel()
+			s := hsmtest.NewShim(t)
+			s.CountCalls()
+			s.LimitSessions(sessions)
+			cfg := s.Config(&hsmtest.Ledger{}, nil)
+			cfg.Sessions = sessions
+			token, stop := open(t, cfg)
+			key := newKey(t, token, "host", hsm.ECDSAP256)
+			blob, err := token.Wrap(t.Context(), []byte("data key"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var wg sync.WaitGroup
+			s.Rules("C_Sign 0 sleep20") // so that all lanes are in use
+			for range 2 * sessions {
+				wg.Go(func() {
+					if err := signOnce(key); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			wg.Wait()
+			s.Rules()
+			blob[len(blob)-1] ^= 1
+			if _, err := token.Unwrap(t.Context(), blob); !errors.Is(err, hsm.ErrSealed) {
+				t.Errorf("a changed blob: %v", err)
+			}
+			info, err := token.Info(t.Context(), key.Info().ID)
+			if err != nil || info.Audit.Wrap != "refused" {
+				t.Errorf("audit: %+v, %v", info.Audit, err)
+			}
+			if n := token.Status().Restarts; n != 0 {
+				t.Errorf("%d workers were used up", n)
+			}
+			stop()
+			if n := s.Calls()["sessions"]; n != sessions {
+				t.Errorf("%d sessions were open at once, want all of the %d allowed", n, sessions)
+			}
+		})
+	}
+}
+
+// TestTooFewSessions holds that a number of sessions that cannot be kept to is
+// refused, instead of opening more.
+func TestTooFewSessions(t *testing.T) {
+	t.Parallel()
+	s := hsmtest.NewShim(t)
+	cfg := s.Config(&hsmtest.Ledger{}, nil)
+	cfg.Sessions = 3
+	token, _ := start(t, cfg)
+	if _, err := token.Wrap(t.Context(), []byte("x")); !errors.Is(err, hsm.ErrInvalid) {
+		t.Errorf("3 sessions configured: %v, want ErrInvalid", err)
+	}
+	s.LimitSessions(3)
+	token, _ = start(t, s.Config(&hsmtest.Ledger{}, nil))
+	if e := closedBy(t, token); e.Name != "CKR_SESSION_COUNT" || e.Hint() == "" {
+		t.Errorf("a token with 3 sessions: %v", e)
 	}
 }
 

@@ -43,7 +43,8 @@ type Config struct {
 	Label, Serial, URI string
 	// PIN says where the worker reads the PIN. It may come from URI.
 	PIN PINSource
-	// Sessions is how many sessions may be open on the token. If 0, it is 8.
+	// Sessions is how many sessions may be open on the token, 4 at least. If 0, it
+	// is 8.
 	Sessions int
 	// Network lets the library use the network, as those of network HSMs must.
 	Network bool
@@ -168,6 +169,9 @@ func (t *Token) configure() error {
 	}
 	if t.cfg.Ledger == nil {
 		bad = append(bad, "no ledger")
+	}
+	if t.cfg.Sessions < wire.MinSessions {
+		bad = append(bad, fmt.Sprintf("%d sessions: at least %d are needed", t.cfg.Sessions, wire.MinSessions))
 	}
 	if t.cfg.Worker == "" {
 		self, err := os.Executable()

@@ -85,7 +85,8 @@ func (s *Shim) Rules(rules ...string) {
 // AddFlags makes the tokens state these flags too.
 func (s *Shim) AddFlags(flags uint) { s.write("flags", fmt.Sprintf("%#x\n", flags)) }
 
-// LimitSessions makes the tokens state that they can have so many sessions.
+// LimitSessions makes the tokens state that they can have so many sessions, and
+// have no more.
 func (s *Shim) LimitSessions(n int) { s.write("sessions", fmt.Sprintf("%d\n", n)) }
 
 // LockAfterThree makes the token count wrong PINs from now on.
@@ -97,7 +98,8 @@ func (s *Shim) WrongPINs(n int) { s.write("lockout", fmt.Sprintf("%d\n", n)) }
 // CountCalls has the calls of the next process counted; see Calls.
 func (s *Shim) CountCalls() { s.write("calls", "") }
 
-// Calls are the counts of calls of the last process that ended, by function.
+// Calls are the counts of calls of the last process that ended, by function; under
+// "sessions", how many were open at once.
 func (s *Shim) Calls() map[string]int {
 	s.t.Helper()
 	b, err := os.ReadFile(filepath.Join(s.Dir, "calls"))

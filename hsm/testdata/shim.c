@@ -12,12 +12,13 @@
  *             is kept in the file.
  *   flags     if it exists, its number is added to the flags of every token.
  *   sessions  if it exists, its number is how many sessions every token states
- *             that it can have.
+ *             that it can have, and has.
  *   escape    if it exists, C_Initialize tries to open a TCP socket and to run a
  *             program, and whether the process can be dumped, and appends what
  *             came of it: "allowed" or "refused".
  *   calls     if it exists, C_Finalize writes into it how often some functions
- *             were called, and "threads": whether C_Initialize was told of them.
+ *             were called, "threads": whether C_Initialize was told of them,
+ *             and "sessions": how many were open at once.
  *   logins    one line is appended for each C_Login, with what came of it.
  *
  * Build: cc -shared -fPIC -o shim.so shim.c
@@ -46,17 +47,30 @@ enum {
 	GENERATEKEY = 58, GENERATEKEYPAIR = 59, WRAPKEY = 60,
 };
 
-enum { CKR_PIN_INCORRECT = 0xa0, CKR_PIN_LOCKED = 0xa4 };
+enum { CKR_PIN_INCORRECT = 0xa0, CKR_PIN_LOCKED = 0xa4, CKR_SESSION_COUNT = 0xb1 };
 enum { FLAG_LOW = 0x10000, FLAG_FINAL = 0x20000, FLAG_LOCKED = 0x40000 };
 enum { FLAGS_OFFSET = 96, MAX_SESSIONS_OFFSET = 104 }; /* in CK_TOKEN_INFO */
 enum { INIT_FLAGS = 4, CKF_OS_LOCKING_OK = 2 }; /* of CK_C_INITIALIZE_ARGS, after four pointers */
 
 static functions *real, mine;
 static int calls[68];
+static int opened, peak; /* sessions, now and at most */
 static int threads; /* whether C_Initialize was told that there are several */
 
 static void in_dir(char *path, size_t size, const char *name) {
 	snprintf(path, size, "%s/%s", getenv("SHIM_DIR"), name);
+}
+
+/* number is what a file holds, or without it, otherwise. */
+static int number(const char *name, int otherwise) {
+	char path[512];
+	int n = 0;
+	in_dir(path, sizeof path, name);
+	FILE *f = fopen(path, "r");
+	if (f == NULL) return otherwise;
+	if (fscanf(f, "%i", &n) != 1) n = 0;
+	fclose(f);
+	return n;
 }
 
 /* first reports whether no process has taken this rule before. */
@@ -141,15 +155,34 @@ static ck my_Finalize(void *a) {
 	in_dir(path, sizeof path, "calls");
 	FILE *f = access(path, F_OK) == 0 ? fopen(path, "w") : NULL;
 	if (f != NULL) {
-		fprintf(f, "C_Initialize=%d\nC_GetTokenInfo=%d\nC_FindObjectsInit=%d\nC_FindObjects=%d\nC_GetAttributeValue=%d\nC_OpenSession=%d\nC_CloseSession=%d\nthreads=%d\n",
-			calls[INITIALIZE], calls[GETTOKENINFO], calls[FINDOBJECTSINIT], calls[FINDOBJECTS], calls[GETATTRIBUTEVALUE], calls[OPENSESSION], calls[CLOSESESSION], threads);
+		fprintf(f, "C_Initialize=%d\nC_GetTokenInfo=%d\nC_FindObjectsInit=%d\nC_FindObjects=%d\nC_GetAttributeValue=%d\nC_OpenSession=%d\nC_CloseSession=%d\nthreads=%d\nsessions=%d\n",
+			calls[INITIALIZE], calls[GETTOKENINFO], calls[FINDOBJECTSINIT], calls[FINDOBJECTS], calls[GETATTRIBUTEVALUE], calls[OPENSESSION], calls[CLOSESESSION], threads, peak);
 		fclose(f);
 	}
 	return ((ck(*)(void *))real->fn[FINALIZE])(a);
 }
 
-FORWARD(OPENSESSION, OpenSession, (ck a, ck b, void *c, void *d, ck *e), (a, b, c, d, e))
-FORWARD(CLOSESESSION, CloseSession, (ck a), (a))
+static ck my_OpenSession(ck slot, ck flags, void *data, void *notify, ck *session) {
+	ck rv = misbehave(OPENSESSION, "C_OpenSession");
+	if (rv != 0) return rv;
+	int most = number("sessions", -1), now = __sync_add_and_fetch(&opened, 1);
+	rv = most >= 0 && now > most ? CKR_SESSION_COUNT : ((ck(*)(ck, ck, void *, void *, ck *))real->fn[OPENSESSION])(slot, flags, data, notify, session);
+	if (rv != 0) {
+		__sync_sub_and_fetch(&opened, 1);
+		return rv;
+	}
+	for (int before = peak; now > before; before = peak)
+		if (__sync_bool_compare_and_swap(&peak, before, now)) break;
+	return 0;
+}
+
+static ck my_CloseSession(ck session) {
+	ck rv = misbehave(CLOSESESSION, "C_CloseSession");
+	if (rv == 0) rv = ((ck(*)(ck))real->fn[CLOSESESSION])(session);
+	if (rv == 0) __sync_sub_and_fetch(&opened, 1);
+	return rv;
+}
+
 FORWARD(DESTROYOBJECT, DestroyObject, (ck a, ck b), (a, b))
 
 /* my_GetAttributeValue heeds rules for one attribute, too. */
@@ -173,18 +206,6 @@ FORWARD(SIGN, Sign, (ck a, void *b, ck c, void *d, ck *e), (a, b, c, d, e))
 FORWARD(GENERATEKEY, GenerateKey, (ck a, void *b, void *c, ck d, ck *e), (a, b, c, d, e))
 FORWARD(GENERATEKEYPAIR, GenerateKeyPair, (ck a, void *b, void *c, ck d, void *e, ck f, ck *g, ck *h), (a, b, c, d, e, f, g, h))
 FORWARD(WRAPKEY, WrapKey, (ck a, void *b, ck c, ck d, void *e, ck *f), (a, b, c, d, e, f))
-
-/* number is what a file holds, or without it, otherwise. */
-static int number(const char *name, int otherwise) {
-	char path[512];
-	int n = 0;
-	in_dir(path, sizeof path, name);
-	FILE *f = fopen(path, "r");
-	if (f == NULL) return otherwise;
-	if (fscanf(f, "%i", &n) != 1) n = 0;
-	fclose(f);
-	return n;
-}
 
 /* wrong_pins is how many were counted, -1 if they are not. */
 static int wrong_pins(void) { return number("lockout", -1); }

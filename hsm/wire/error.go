@@ -31,6 +31,7 @@ const (
 	BadRequest     = "BAD_REQUEST"
 	KeyMissing     = "KEY_MISSING"
 	KeyVanished    = "KEY_VANISHED"
+	KeyAmbiguous   = "KEY_AMBIGUOUS"
 	SealBroken     = "SEAL_BROKEN"
 	SandboxFailed  = "SANDBOX_FAILED"
 )

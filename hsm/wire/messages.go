@@ -49,7 +49,10 @@ type PINSource struct {
 
 // Lanes is how many lanes there are to a worker that may hold so many sessions
 // open: three of them are not for signing.
-func Lanes(sessions int) int { return max(sessions-3, 1) }
+func Lanes(sessions int) int { return sessions - MinSessions + 1 }
+
+// MinSessions is how many sessions a worker needs at least.
+const MinSessions = 4
 
 // Opened tells what was opened.
 type Opened struct {
@@ -157,6 +160,7 @@ type Destroy struct {
 type Audited struct {
 	Attributes map[string]any // CKA_... name to bool, number, or nil where the module does not say
 	Read       string         // outcome of reading the private value: see the constants
+	ReadBy     string         // what was read, or how it failed
 	Wrap       string         // outcome of wrapping the key
 	WrapBy     string         // what it was wrapped with, or why that could not be tried
 }
@@ -165,7 +169,8 @@ type Audited struct {
 const (
 	Refused  = "refused"
 	Allowed  = "allowed"
-	Untested = "untested"
+	Untested = "untested" // the token has nothing to try it with
+	Unclear  = "unclear"  // it failed in a way that says nothing of the key
 )
 
 // A Cipher asks to encrypt or decrypt a few bytes with a sealing key.

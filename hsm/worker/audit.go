@@ -2,15 +2,16 @@ package worker
 
 import (
 	"encoding/hex"
+	"errors"
 
 	"github.com/miekg/pkcs11"
 
 	"github.com/signet-agent/signet/hsm/wire"
 )
 
-// audited are the attributes that say whether a key can leave the token, and
+// stated are the attributes that say whether a key can leave the token, and
 // whether it was made there.
-var audited = []struct {
+var stated = []struct {
 	typ  uint
 	name string
 }{
@@ -25,26 +26,21 @@ var audited = []struct {
 }
 
 // audit states what the module says of a key, and tries to get it out. What it
-// says is no proof: some modules let flags be rewritten. What it does is.
+// says is no proof: some modules let flags be rewritten. What it does is. A key that
+// is not in use yet is looked for, and not put to use by that.
 func (m *module) audit(req wire.Find) (*wire.Audited, error) {
-	id, err := hex.DecodeString(req.ID)
+	key, err := m.audited(req)
 	if err != nil {
-		return nil, &wire.Error{Name: wire.BadRequest, Text: "audit key " + req.ID}
-	}
-	e := m.index.get(id)
-	if e == nil {
-		return nil, &wire.Error{Name: wire.KeyMissing, Text: "audit key " + req.ID}
-	}
-	key := e.private
-	if e.secret != 0 {
-		key = e.secret
+		return nil, err
 	}
 	out := &wire.Audited{Attributes: map[string]any{}}
-	for _, a := range audited {
+	for _, a := range stated {
 		v, err := m.attribute(key, a.typ)
 		switch {
-		case err != nil || len(v) == 0:
+		case isCKR(err, pkcs11.CKR_ATTRIBUTE_TYPE_INVALID) || err == nil && len(v) == 0:
 			out.Attributes[a.name] = nil
+		case err != nil:
+			return nil, wireError("audit key", err)
 		case a.typ == pkcs11.CKA_KEY_GEN_MECHANISM && ulong(v) == unavailable:
 			out.Attributes[a.name] = nil
 		case a.typ == pkcs11.CKA_KEY_GEN_MECHANISM:
@@ -53,33 +49,89 @@ func (m *module) audit(req wire.Find) (*wire.Audited, error) {
 			out.Attributes[a.name] = v[0] != 0
 		}
 	}
-	out.Read = m.tryRead(key, e)
-	out.Wrap, out.WrapBy = m.tryWrap(key)
+	if out.Read, out.ReadBy, err = m.tryRead(key); err != nil {
+		return nil, wireError("audit key", err)
+	}
+	if out.Wrap, out.WrapBy, err = m.tryWrap(key); err != nil {
+		return nil, wireError("audit key", err)
+	}
 	return out, nil
 }
 
-// tryRead asks for the private value.
-func (m *module) tryRead(key pkcs11.ObjectHandle, e *entry) string {
-	typ := uint(pkcs11.CKA_VALUE)
-	if e.kind.keyType == pkcs11.CKK_RSA && e.private != 0 {
-		typ = pkcs11.CKA_PRIVATE_EXPONENT
+// audited finds the private or secret key with an ID.
+func (m *module) audited(req wire.Find) (pkcs11.ObjectHandle, error) {
+	id, err := hex.DecodeString(req.ID)
+	if err != nil || len(id) == 0 {
+		return 0, &wire.Error{Name: wire.BadRequest, Text: "audit key " + req.ID}
 	}
-	if v, err := m.attribute(key, typ); err == nil && len(v) > 0 {
-		clear(v)
-		return wire.Allowed
+	if e := m.index.get(id); e != nil && e.private+e.secret != 0 {
+		return max(e.private, e.secret), nil // one of them is 0
 	}
-	return wire.Refused
+	objects, err := m.carrying(id)
+	if err != nil {
+		return 0, wireError("audit key", err)
+	}
+	var keys []pkcs11.ObjectHandle
+	for _, o := range objects {
+		if o.err == nil && (o.class == pkcs11.CKO_PRIVATE_KEY || o.class == pkcs11.CKO_SECRET_KEY) {
+			keys = append(keys, o.handle)
+		}
+	}
+	switch len(keys) {
+	case 0:
+		return 0, &wire.Error{Name: wire.KeyMissing, Text: "audit key " + req.ID}
+	case 1:
+		return keys[0], nil
+	}
+	return 0, &wire.Error{Name: wire.KeyAmbiguous, Text: "audit key " + req.ID}
 }
 
-// tryWrap asks for the key wrapped by another, which is made for this and lives
-// only as long as its session.
-func (m *module) tryWrap(key pkcs11.ObjectHandle) (outcome, by string) {
-	session, err := m.session()
-	if err != nil {
-		return wire.Untested, "no session: " + wireError("", err).Name
+// What modules say when they do not give a key away. Every other error says that
+// something went wrong, and nothing about the key.
+var (
+	readRefusals = []uint{pkcs11.CKR_ATTRIBUTE_SENSITIVE, pkcs11.CKR_ATTRIBUTE_TYPE_INVALID}
+	wrapRefusals = []uint{pkcs11.CKR_KEY_UNEXTRACTABLE, pkcs11.CKR_KEY_NOT_WRAPPABLE, pkcs11.CKR_ATTRIBUTE_SENSITIVE}
+)
+
+// What they say when they have no such mechanism, and when they make no key for it.
+var (
+	mechanismLacks = []uint{pkcs11.CKR_MECHANISM_INVALID, pkcs11.CKR_FUNCTION_NOT_SUPPORTED}
+	wrapperLacks   = []uint{pkcs11.CKR_MECHANISM_INVALID, pkcs11.CKR_FUNCTION_NOT_SUPPORTED, pkcs11.CKR_TEMPLATE_INCONSISTENT,
+		pkcs11.CKR_ATTRIBUTE_VALUE_INVALID, pkcs11.CKR_ATTRIBUTE_TYPE_INVALID}
+)
+
+// broken is err if it says that no other answer is to be had from this process.
+func broken(err error) error {
+	var e pkcs11.Error
+	if errors.As(err, &e) && fatal(uint(e)) {
+		return err
 	}
-	defer m.ctx.CloseSession(session) //nolint:errcheck // the session object goes with it, and nothing else is in it
-	wrapper, err := m.ctx.GenerateKey(session, []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_KEY_GEN, nil)}, []*pkcs11.Attribute{
+	return nil
+}
+
+// tryRead asks for the private value.
+func (m *module) tryRead(key pkcs11.ObjectHandle) (outcome, by string, err error) {
+	typ, by := uint(pkcs11.CKA_VALUE), "CKA_VALUE"
+	if kind, err := m.attribute(key, pkcs11.CKA_KEY_TYPE); err != nil {
+		return "", "", err
+	} else if ulong(kind) == pkcs11.CKK_RSA {
+		typ, by = pkcs11.CKA_PRIVATE_EXPONENT, "CKA_PRIVATE_EXPONENT"
+	}
+	v, err := m.attribute(key, typ)
+	switch {
+	case err == nil && len(v) > 0:
+		clear(v)
+		return wire.Allowed, by, nil
+	case err == nil || isCKR(err, readRefusals...):
+		return wire.Refused, by, nil
+	}
+	return wire.Unclear, by + ": " + wireError("", err).Name, broken(err)
+}
+
+// tryWrap asks for the key wrapped by another, which is made for this in the
+// session of all that is not signing, and destroyed again.
+func (m *module) tryWrap(key pkcs11.ObjectHandle) (outcome, by string, err error) {
+	wrapper, err := m.ctx.GenerateKey(m.admin, []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_KEY_GEN, nil)}, []*pkcs11.Attribute{
 		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY),
 		pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, pkcs11.CKK_AES),
 		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, false),
@@ -87,9 +139,24 @@ func (m *module) tryWrap(key pkcs11.ObjectHandle) (outcome, by string) {
 		pkcs11.NewAttribute(pkcs11.CKA_WRAP, true),
 	})
 	if err != nil {
-		return wire.Untested, "no wrapping key: " + wireError("", err).Name
+		outcome = wire.Unclear
+		if isCKR(err, wrapperLacks...) {
+			outcome = wire.Untested
+		}
+		return outcome, "no wrapping key: " + wireError("", err).Name, broken(err)
 	}
-	defer m.ctx.DestroyObject(session, wrapper) //nolint:errcheck // it goes with the session anyway
+	outcome, by, err = m.wrapBy(wrapper, key)
+	if left := m.ctx.DestroyObject(m.admin, wrapper); left != nil && err == nil {
+		e := wireError("destroy the wrapping key of the audit", left)
+		e.Fatal = true // it goes with the session, and that with the process
+		err = e
+	}
+	return outcome, by, err
+}
+
+// wrapBy asks for a key wrapped in each of the usual ways.
+func (m *module) wrapBy(wrapper, key pkcs11.ObjectHandle) (outcome, by string, err error) {
+	outcome, by = wire.Untested, "the token wraps by none of the usual mechanisms"
 	for _, mech := range []struct {
 		typ  uint
 		name string
@@ -98,17 +165,20 @@ func (m *module) tryWrap(key pkcs11.ObjectHandle) (outcome, by string) {
 		if mech.typ == pkcs11.CKM_AES_CBC_PAD {
 			par = make([]byte, 16)
 		}
-		out, err := m.ctx.WrapKey(session, []*pkcs11.Mechanism{pkcs11.NewMechanism(mech.typ, par)}, wrapper, key)
-		if err == nil {
+		out, err := m.ctx.WrapKey(m.admin, []*pkcs11.Mechanism{pkcs11.NewMechanism(mech.typ, par)}, wrapper, key)
+		switch {
+		case err == nil:
 			clear(out)
-			return wire.Allowed, mech.name
-		}
-		if !isCKR(err, pkcs11.CKR_MECHANISM_INVALID) {
-			by = mech.name + ": " + wireError("", err).Name
+			return wire.Allowed, mech.name, nil
+		case isCKR(err, mechanismLacks...):
+			continue
+		case broken(err) != nil:
+			return "", "", err
+		case !isCKR(err, wrapRefusals...):
+			outcome, by = wire.Unclear, mech.name+": "+wireError("", err).Name
+		case outcome == wire.Untested:
+			outcome, by = wire.Refused, mech.name+": "+wireError("", err).Name
 		}
 	}
-	if by == "" {
-		return wire.Untested, "the token wraps by none of the usual mechanisms"
-	}
-	return wire.Refused, by
+	return outcome, by, nil
 }

@@ -69,7 +69,9 @@ func open(req wire.Open) (*module, *wire.Opened, error) {
 	if m.admin, err = m.session(); err != nil {
 		return nil, nil, wireError("open session", err)
 	}
-	m.signers = signers(req.Sessions, m.info)
+	if m.signers = signers(req.Sessions, m.info); m.signers < 1 {
+		return nil, nil, ckr(fmt.Sprintf("open sessions: the token can have %d, and %d are needed", m.info.MaxSessionCount, wire.MinSessions), pkcs11.CKR_SESSION_COUNT)
+	}
 	opened, err := m.describe()
 	if err != nil {
 		return nil, nil, err

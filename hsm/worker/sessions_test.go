@@ -18,6 +18,7 @@ func TestNoMoreSessionsThanTheTokenHas(t *testing.T) {
 		{8, 16, 8},
 		{64, 16, 16},
 		{8, 4, 4},
+		{4, 16, 4},
 		{8, pkcs11.CK_EFFECTIVELY_INFINITE, 8},
 		{8, pkcs11.CK_UNAVAILABLE_INFORMATION, 8},
 	} {
