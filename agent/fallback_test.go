@@ -183,9 +183,7 @@ func TestARefusalWithoutAFallbackIsShown(t *testing.T) {
 		if s := b.snap.Load(); s.Failures != 0 || s.Error != "" || !sameChain(b.last().Chain, newer.Chain) {
 			t.Errorf("%d failures, %q", s.Failures, s.Error)
 		}
-		ca.mu.Lock()
-		ca.unproven = &upstream.Error{Upstream: "ca", Op: "prove", Code: upstream.Unavailable}
-		ca.mu.Unlock()
+		ca.failProofs(&upstream.Error{Upstream: "ca", Op: "prove", Code: upstream.Unavailable})
 		b.refuse()
 		time.Sleep(time.Hour)
 		if !sameChain(b.last().Chain, newer.Chain) || b.raised(eventCertificateFallback) != 0 {
@@ -330,9 +328,7 @@ func TestARefusedRenewalIsAskedForAgainSlowly(t *testing.T) {
 		b := newBench(t, ca, keys, nil)
 		stop := b.start(t)
 		first := b.last()
-		ca.mu.Lock()
-		ca.unproven = &upstream.Error{Upstream: "ca", Op: "prove", Code: upstream.Unavailable, Status: 401}
-		ca.mu.Unlock()
+		ca.failProofs(&upstream.Error{Upstream: "ca", Op: "prove", Code: upstream.Unavailable, Status: 401})
 		if err := b.do(t.Context(), ask{What: askedRenew}); err == nil {
 			t.Error("no error")
 		}
@@ -352,12 +348,7 @@ func TestADoubtDoesNotStandInTheWayOfARenewal(t *testing.T) {
 		b := newBench(t, ca, keys, nil)
 		stop := b.start(t)
 		first := b.last()
-		away := func(err error) {
-			ca.mu.Lock()
-			defer ca.mu.Unlock()
-			ca.unproven = err
-		}
-		away(&upstream.Error{Upstream: "ca", Op: "prove", Code: upstream.Unavailable})
+		ca.failProofs(&upstream.Error{Upstream: "ca", Op: "prove", Code: upstream.Unavailable})
 		time.Sleep(day)
 		if err := b.do(t.Context(), ask{What: askedRenew}); err == nil {
 			t.Error("not proven, and no error")
@@ -366,7 +357,7 @@ func TestADoubtDoesNotStandInTheWayOfARenewal(t *testing.T) {
 		ca.disown(first)
 		b.refuse()
 		time.Sleep(time.Hour)
-		away(nil)
+		ca.failProofs(nil)
 		time.Sleep(2 * time.Hour)
 		synctest.Wait()
 		if s := b.snap.Load(); sameChain(b.last().Chain, first.Chain) || s.Failures != 0 {

@@ -339,10 +339,7 @@ func TestATokenThatComesAndGoesBringsNothingElse(t *testing.T) {
 // An upstream that is shown an identity is tried when there is one, for its
 // certificates too; the identity's own is not tried for that.
 func TestAnIdentityBringsWhatHasWaited(t *testing.T) {
-	cfg, err := config.Parse("signet.yaml", []byte(fmt.Sprintf(`
-state_dir: %[1]q
-runtime_dir: %[1]q
-hsm: {module: /nonexistent.so, token: t, worker: /nonexistent, pin: {file: /nonexistent}}
+	a := newIdle(t, `
 upstreams:
   cm: {type: ciphertrust, url: "https://localhost", auth: {grant: password, username: svc}}
   user: {type: ciphertrust, url: "https://localhost", identity: host, auth: {grant: user_certificate}}
@@ -351,20 +348,7 @@ identities:
 certificates:
   web: {issuer: user, ca: root, dns_names: [web.example]}
   other: {issuer: cm, ca: root, dns_names: [web.example]}
-`, t.TempDir())))
-	if err != nil {
-		t.Fatal(err)
-	}
-	st, err := store.Open(cfg.StatePath())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer st.Close()
-	a, err := newAgent(cfg, Options{Log: slog.New(slog.DiscardHandler)}, st)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer a.audit.Close()
+`)
 	ca, err := ciphertrusttest.NewCA()
 	if err != nil {
 		t.Fatal(err)

@@ -176,7 +176,7 @@ func TestUnprovenCertificateIsNotUsed(t *testing.T) {
 			t.Fatal(err)
 		}
 		first := b.last()
-		ca.unproven = errors.New("401")
+		ca.failProofs(errors.New("401"))
 		b2 := newBench(t, ca, keys, b.disk)
 		if err := b2.during(t, 20*time.Hour); err != nil {
 			t.Fatal(err)
@@ -184,7 +184,7 @@ func TestUnprovenCertificateIsNotUsed(t *testing.T) {
 		if !sameChain(b2.last().Chain, first.Chain) {
 			t.Error("a certificate that did not work was published")
 		}
-		ca.unproven = nil
+		ca.failProofs(nil)
 		b3 := newBench(t, ca, keys, b2.disk)
 		if err := b3.during(t, time.Hour); err != nil {
 			t.Fatal(err)

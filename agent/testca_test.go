@@ -195,6 +195,13 @@ func (ca *testCA) Prove(_ context.Context, cert tls.Certificate) error {
 	return ca.unproven
 }
 
+// failProofs has every proof from now on end with err.
+func (ca *testCA) failProofs(err error) {
+	ca.mu.Lock()
+	defer ca.mu.Unlock()
+	ca.unproven = err
+}
+
 // disown makes the CA take none of these any more, and every other again.
 func (ca *testCA) disown(list ...version) {
 	ca.mu.Lock()

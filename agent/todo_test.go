@@ -15,19 +15,15 @@ import (
 	"github.com/signet-agent/signet/sinks"
 )
 
-// In the status an item in trouble says what it waits for, what that means, and
-// what to do.
-func TestTroubleIsExplained(t *testing.T) {
+// newIdle is an agent without an HSM, of which nothing runs; more is its upstreams
+// and what follows.
+func newIdle(t *testing.T, more string) *Agent {
+	t.Helper()
 	cfg, err := config.Parse("signet.yaml", []byte(fmt.Sprintf(`
 state_dir: %[1]q
 runtime_dir: %[1]q
 hsm: {module: /nonexistent.so, token: t, worker: /nonexistent, pin: {file: /nonexistent}}
-upstreams:
-  vaults: {type: manager, url: "https://localhost", account_id: 1}
-  pam: {type: senhasegura, url: "https://localhost", identity: host, auth: {grant: client_credentials, client_id: x, client_secret: {file: /nonexistent}}}
-identities: {host: {issuer: vaults, subject: {common_name: host1}}}
-secrets: {db: {upstream: pam, credential: x}}
-`, t.TempDir())))
+`, t.TempDir())+more))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,12 +31,25 @@ secrets: {db: {upstream: pam, credential: x}}
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer st.Close()
+	t.Cleanup(func() { st.Close() })
 	a, err := newAgent(cfg, Options{Log: slog.New(slog.DiscardHandler)}, st)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer a.audit.Close()
+	t.Cleanup(func() { a.audit.Close() })
+	return a
+}
+
+// In the status an item in trouble says what it waits for, what that means, and
+// what to do.
+func TestTroubleIsExplained(t *testing.T) {
+	a := newIdle(t, `
+upstreams:
+  vaults: {type: manager, url: "https://localhost", account_id: 1}
+  pam: {type: senhasegura, url: "https://localhost", identity: host, auth: {grant: client_credentials, client_id: x, client_secret: {file: /nonexistent}}}
+identities: {host: {issuer: vaults, subject: {common_name: host1}}}
+secrets: {db: {upstream: pam, credential: x}}
+`)
 	now := time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC)
 	check := func(kind, name, state, reason, hint string) { // which begins so
 		t.Helper()
