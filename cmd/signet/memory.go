@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,12 +26,22 @@ func hurry() {
 
 // saveMemory has garbage collected sooner than Go does by default: little is made
 // per request, and most of what is kept are sealed values, which cost the
-// collector nothing. What only starting has needed is given back.
+// collector nothing. What only starting has needed is given back, and once more
+// when what goes on from there has come to rest.
 func saveMemory() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(10)
 		debug.SetMemoryLimit(math.MaxInt64)
 	}
+	giveBack()
+	time.AfterFunc(restTime, giveBack)
+}
+
+// restTime is how long after a start, or after many fetches, only what is always
+// needed is still in use.
+const restTime = 30 * time.Second
+
+func giveBack() {
 	runtime.GC() // what lies in a pool, as much of the configuration does, outlasts one collection
 	debug.FreeOSMemory()
 	unmapProgram()
