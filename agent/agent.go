@@ -200,21 +200,13 @@ func (a *Agent) makeSecrets() error {
 func (a *Agent) publishSecret(s *sinks.Secret) {
 	a.socket.PublishSecret(s)
 	a.credentials.PublishSecret(s)
-	a.delivered(a.files.PublishSecret(s))
-}
-
-// delivered takes up that files could not be written. They are tried again by
-// themselves, and their state is in the status.
-func (a *Agent) delivered(err error) {
-	if err != nil {
-		a.log.Warn("not all files written", "err", err)
-	}
+	_ = a.files.PublishSecret(s) // it tells of each file that it cannot write, and tries again
 }
 
 func (a *Agent) withdrawSecret(name string, code upstream.Code, text string) {
 	a.socket.WithdrawSecret(name, &socket.Problem{Code: string(code), Detail: text})
 	a.credentials.WithdrawSecret(name, text)
-	a.delivered(a.files.WithdrawSecret(name))
+	_ = a.files.WithdrawSecret(name) // as above
 }
 
 func (a *Agent) emit(e event) {

@@ -190,7 +190,7 @@ func (a *Agent) publishCertificate(ctx context.Context, r *rotator, c config.Iss
 	}
 	a.socket.PublishCertificate(cert)
 	a.credentials.PublishCertificate(cert)
-	a.delivered(a.files.PublishCertificate(cert))
+	_ = a.files.PublishCertificate(cert) // it tells of each file that it cannot write, and tries again
 	return a.storeOnToken(ctx, c, r, v)
 }
 

@@ -130,7 +130,11 @@ func (r *refresher) accept(it *secretItem, a upstream.Secret, asked time.Duratio
 	r.publishHeld(it)
 	if changed {
 		r.emit(event{Type: eventSecretChanged, Name: it.name, At: now})
-		r.log.Info("secret changed", "secret", it.name, "version", h.Version, "rotates_at", h.RotatesAt)
+		attrs := []any{"secret", it.name, "version", h.Version}
+		if !h.RotatesAt.IsZero() {
+			attrs = append(attrs, "rotates_at", h.RotatesAt)
+		}
+		r.log.Info("secret changed", attrs...)
 	}
 	if n := before.failures().Count; n > 0 {
 		r.log.Info("secret is fetched again", "secret", it.name, "after_tries", n)

@@ -186,6 +186,23 @@ func TestWaitsForTheFirstFetch(t *testing.T) {
 	})
 }
 
+// A unit that waited in vain is told what the upstream said, not that nothing came.
+func TestAWaitInVainSaysWhy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tries := 0
+		s := server(t, fetch(func(ctx context.Context, _ string) error {
+			if tries++; tries < 3 {
+				return errors.New("the upstream answered HTTP 503")
+			}
+			<-ctx.Done() // the next try takes longer than the unit waits
+			return context.Cause(ctx)
+		}))
+		if _, err := ask(t.Context(), s, "app.service", "late.v"); err == nil || !strings.Contains(err.Error(), "HTTP 503; it was waited for 1m") {
+			t.Error(err)
+		}
+	})
+}
+
 func serve(t *testing.T, s *Server) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "s")

@@ -229,7 +229,9 @@ func (s *Server) await(ctx context.Context, c credential, since time.Time) (slot
 			return now, nil
 		}
 		if c.kind == access.Secret {
-			last = s.cfg.Backend.Fetch(ctx, c.name)
+			if ferr := s.cfg.Backend.Fetch(ctx, c.name); ferr != nil && ctx.Err() == nil { // else it is about the wait
+				last = ferr
+			}
 			if now, changed = s.look(at); now.usable(c.kind, time.Now()) == nil {
 				return now, nil
 			}
@@ -241,7 +243,7 @@ func (s *Server) await(ctx context.Context, c credential, since time.Time) (slot
 		case <-changed:
 		case <-tick.C:
 		case <-ctx.Done():
-			if last != nil && !errors.Is(last, context.DeadlineExceeded) {
+			if last != nil {
 				err = last
 			}
 			return slot{}, fmt.Errorf("%w; it was waited for %v", err, s.cfg.Wait)
