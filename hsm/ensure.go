@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/signet-agent/signet/hsm/wire"
 )
@@ -68,7 +69,7 @@ func (t *Token) existing(ctx context.Context, k LedgerKey) (*Key, error) {
 		copied.info = k
 		return &copied, nil
 	}
-	f, err := t.find(ctx, k, false)
+	f, err := t.find(ctx, k, wire.Find{})
 	if err != nil {
 		return nil, err
 	}
@@ -107,7 +108,7 @@ func (t *Token) make(ctx context.Context, k LedgerKey) (*Key, error) {
 }
 
 func (t *Token) makeOnce(ctx context.Context, k LedgerKey) (*Key, error) {
-	f, err := t.find(ctx, k, true)
+	f, err := t.find(ctx, k, wire.Find{Fresh: true})
 	if err != nil {
 		return nil, err
 	}
@@ -154,11 +155,68 @@ func (t *Token) born(k LedgerKey, key *Key) (*Key, error) {
 	return key, nil
 }
 
-// find asks the token what carries the key's ID: it itself, if fresh, else what
-// the worker already knows of it will do.
-func (t *Token) find(ctx context.Context, k LedgerKey, fresh bool) (*wire.Found, error) {
+// find asks the token what carries the key's ID.
+func (t *Token) find(ctx context.Context, k LedgerKey, how wire.Find) (*wire.Found, error) {
 	f := &wire.Found{}
-	return f, t.call(ctx, request{name: "find", key: k.String(), op: wire.OpFind}, wire.Find{ID: k.ID, Fresh: fresh}, f)
+	how.ID = k.ID
+	return f, t.call(ctx, request{name: "find", key: k.String(), op: wire.OpFind}, how, f)
+}
+
+// lookAgain is how often at most the token is searched for a key in use that was
+// not there.
+const lookAgain = time.Second
+
+// back has the worker look once more for a key that it does not know how to use,
+// because it was not there, or twice, when it was last looked for. It reports whether
+// the key may be used again: it may have been brought back. One that is still missing
+// is no longer trusted.
+func (t *Token) back(ctx context.Context, deadline time.Time, k LedgerKey, err error) bool {
+	if name := nameOf(err); name != wire.KeyMissing && name != wire.KeyAmbiguous {
+		return false
+	}
+	if now, err := t.ledgerKey("find", k.ID); err != nil || !now.alive() {
+		return false
+	}
+	t.mu.Lock()
+	soon := time.Since(t.looked[k.ID]) < lookAgain
+	if !soon {
+		t.looked[k.ID] = time.Now()
+	}
+	t.mu.Unlock()
+	if soon {
+		return false
+	}
+	ctx, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
+	found := wire.Resolved{}
+	want := wire.Resolve{Keys: []wire.Wanted{{ID: k.ID, Type: string(k.Type)}}}
+	if err := t.call(ctx, request{name: "find", key: k.String(), op: wire.OpResolve}, want, &found); err != nil {
+		return false
+	}
+	if len(found.Missing) > 0 {
+		t.mu.Lock()
+		delete(t.trusted, k.ID)
+		t.mu.Unlock()
+		t.nowLost(k)
+		return false
+	}
+	t.setLost(func(lost []string) []string {
+		return slices.DeleteFunc(lost, func(name string) bool { return name == k.String() })
+	})
+	return true
+}
+
+// nameOf is the name of a refusal by the worker, or "".
+func nameOf(err error) string {
+	var e *Error
+	var w *wire.Error
+	switch {
+	case errors.As(err, &e):
+		return e.Name
+	case errors.As(err, &w):
+		return w.Name
+	}
+	return ""
 }
 
 // generate asks the token for a key, after making sure that it can.
@@ -201,6 +259,8 @@ func (t *Token) check(ctx context.Context, k LedgerKey, f *wire.Found) (*Key, er
 	switch {
 	case f.Unreadable > 0:
 		return nil, bad("%d objects cannot be read", f.Unreadable)
+	case f.Private+f.Secret > 1:
+		return nil, t.fail("check", k.String(), &wire.Error{Name: wire.KeyAmbiguous, Text: "the token has " + contents(*f) + " with its ID"})
 	case k.Type == sealAES && (f.Secret != 1 || f.Private+f.Public > 0):
 		return nil, bad("the token has %d secret keys with its ID", f.Secret)
 	case k.Type != sealAES && (f.Private != 1 || f.Public != 1 || f.Secret > 0):

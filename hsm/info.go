@@ -40,7 +40,7 @@ func (t *Token) Info(ctx context.Context, id string) (KeyInfo, error) {
 		return KeyInfo{}, err
 	}
 	info := KeyInfo{LedgerKey: k}
-	f, err := t.find(ctx, k, true)
+	f, err := t.find(ctx, k, wire.Find{Fresh: true, Show: true})
 	if err != nil {
 		return info, err
 	}
@@ -121,7 +121,8 @@ type Object struct {
 	What  string // such as "private key, public key"
 }
 
-// Unknown lists what is on the token and not in the ledger. It is never touched.
+// Unknown lists what is on the token and not in the ledger, and what shares its ID
+// with a key of ours. It is never touched.
 // What is in the ledger and not on the token is noted in the Status, and what was
 // lost and is there again, or is not wanted any more, no longer.
 func (t *Token) Unknown(ctx context.Context) ([]Object, error) {
@@ -129,9 +130,11 @@ func (t *Token) Unknown(ctx context.Context) ([]Object, error) {
 	if err != nil {
 		return nil, err
 	}
-	known := map[string]bool{}
+	known := map[string]LedgerKey{}
 	for _, k := range keys {
-		known[k.ID] = k.State != Destroyed
+		if k.State != Destroyed {
+			known[k.ID] = k
+		}
 	}
 	listed, err := t.list(ctx)
 	if err != nil {
@@ -150,8 +153,11 @@ func (t *Token) Unknown(ctx context.Context) ([]Object, error) {
 	t.setLost(func([]string) []string { return lost })
 	var out []Object
 	for _, f := range listed.Found {
-		if !known[f.ID] {
+		k, ours := known[f.ID]
+		if !ours {
 			out = append(out, Object{ID: f.ID, Label: f.Label, What: contents(f)})
+		} else if f.Private+f.Secret > 1 || f.Public > 1 {
+			out = append(out, Object{ID: f.ID, Label: f.Label, What: contents(f) + " with the ID of our key " + k.String()})
 		}
 	}
 	for _, l := range listed.Loose {

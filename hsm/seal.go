@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/signet-agent/signet/hsm/wire"
 )
@@ -154,7 +155,7 @@ func (t *Token) seal(ctx context.Context, key *Key, dek []byte) ([]byte, error) 
 	nonce := make([]byte, gcmNonce)
 	rand.Read(nonce) // never fails
 	out := wire.Ciphered{}
-	err := t.call(ctx, request{name: "seal", key: key.info.String(), op: wire.OpEncrypt},
+	err := t.crypt(ctx, request{name: "seal", key: key.info.String(), op: wire.OpEncrypt}, key.info,
 		wire.Cipher{ID: key.info.ID, Mechanism: wire.CipherGCM, IV: nonce, AAD: head, Data: dek}, &out)
 	if err != nil {
 		return nil, err
@@ -239,10 +240,20 @@ func (t *Token) Unwrap(ctx context.Context, blob []byte) ([]byte, error) {
 		return nil, t.broken(k.String(), "its key was destroyed")
 	}
 	out := wire.Ciphered{}
-	if err := t.call(ctx, request{name: "unseal", key: k.String(), op: wire.OpDecrypt}, c, &out); err != nil {
+	if err := t.crypt(ctx, request{name: "unseal", key: k.String(), op: wire.OpDecrypt}, k, c, &out); err != nil {
 		return nil, err
 	}
 	return out.Data, nil
+}
+
+// crypt encrypts or decrypts, once more if the key was missing and is back.
+func (t *Token) crypt(ctx context.Context, r request, k LedgerKey, c wire.Cipher, out *wire.Ciphered) error {
+	deadline := time.Now().Add(t.cfg.Timeout)
+	err := t.call(ctx, r, c, out)
+	if t.back(ctx, deadline, k, err) {
+		err = t.call(ctx, r, c, out)
+	}
+	return err
 }
 
 func (t *Token) broken(key, text string) error {

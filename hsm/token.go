@@ -94,8 +94,9 @@ type Token struct {
 	err     error      // why the token cannot be opened; nil while a worker is being replaced
 	opened  *wire.Opened
 	status  Status
-	changed chan struct{}   // closed and made anew at each change
-	trusted map[string]*Key // checked in this process, by ID
+	changed chan struct{}        // closed and made anew at each change
+	trusted map[string]*Key      // checked in this process, by ID
+	looked  map[string]time.Time // when a key that was missing was last looked for, by ID
 
 	good []byte // quick digest of the PIN that was last accepted; owned by Run
 	// unknown: how the last try of the PIN ended. The worker died over it, or the
@@ -125,7 +126,7 @@ func New(cfg Config) *Token {
 		cfg: cfg, log: cfg.Log.With("hsm", cfg.Name), salt: make([]byte, 16), quick: make([]byte, 32),
 		making: semaphore.NewWeighted(1), sealing: semaphore.NewWeighted(1),
 		ready: make(chan struct{}), kick: make(chan struct{}, 1), changed: make(chan struct{}),
-		trusted: map[string]*Key{},
+		trusted: map[string]*Key{}, looked: map[string]time.Time{},
 	}
 	rand.Read(t.salt) // never fails
 	rand.Read(t.quick)
@@ -360,6 +361,10 @@ func (t *Token) sign(ctx context.Context, k *Key, req *wire.Sign) (sig []byte, e
 			}
 			return sig, nil
 		}
+		if t.back(ctx, deadline, k.info, err) {
+			k.proven.Store(nil) // it may be another now
+			continue
+		}
 		var werr *wire.Error
 		again := errors.Is(err, errLost) || errors.As(err, &werr) && werr.Fatal
 		if !again || try == maxTries || ctx.Err() != nil || !time.Now().Before(deadline) {
@@ -440,6 +445,8 @@ func kindOf(name string) error {
 		return ErrReplaced
 	case wire.KeyMissing, wire.KeyVanished:
 		return ErrKeyLost
+	case wire.KeyAmbiguous:
+		return ErrUntrusted
 	case wire.SealBroken:
 		return ErrSealed
 	case wire.BadRequest:

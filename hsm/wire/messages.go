@@ -91,7 +91,7 @@ type Wanted struct {
 
 // Resolved is the answer to Resolve.
 type Resolved struct {
-	Missing []string // the IDs that no private or secret key has, or more than one
+	Missing []string // the IDs that no private or secret key has
 }
 
 // Listed is everything on the token.
@@ -104,6 +104,7 @@ type Listed struct {
 type Find struct {
 	ID    string // hex CKA_ID
 	Fresh bool   // what an earlier pass over the token has found will not do
+	Show  bool   // with Fresh: how the key is used stays as it is
 }
 
 // Found is what carries an ID: a whole key pair has one private and one public

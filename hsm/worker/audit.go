@@ -64,7 +64,7 @@ func (m *module) audited(req wire.Find) (pkcs11.ObjectHandle, error) {
 	if err != nil || len(id) == 0 {
 		return 0, &wire.Error{Name: wire.BadRequest, Text: "audit key " + req.ID}
 	}
-	if e := m.index.get(id); e != nil && e.private+e.secret != 0 {
+	if e := m.index.get(id); e != nil && !e.several {
 		return max(e.private, e.secret), nil // one of them is 0
 	}
 	objects, err := m.carrying(id)

@@ -33,6 +33,7 @@ type entry struct {
 	private pkcs11.ObjectHandle
 	secret  pkcs11.ObjectHandle
 	kind    kind
+	several bool // there is more than one with its ID: none is used
 }
 
 // An index finds entries by CKA_ID, without asking the token.
@@ -60,6 +61,18 @@ func (x *index) put(id []byte, e *entry) {
 	x.m[string(id)] = e
 }
 
+// use is what the key with an ID is used by.
+func (m *module) use(id []byte, text string) (*entry, error) {
+	e := m.index.get(id)
+	switch {
+	case e == nil:
+		return nil, &wire.Error{Name: wire.KeyMissing, Text: text + " with key " + hex.EncodeToString(id)}
+	case e.several:
+		return nil, &wire.Error{Name: wire.KeyAmbiguous, Text: text + " with key " + hex.EncodeToString(id)}
+	}
+	return e, nil
+}
+
 // learn remembers how to sign with a key, or with nil that it is not there.
 func (m *module) learn(id []byte, e *entry) {
 	m.index.put(id, e)
@@ -85,7 +98,8 @@ func (m *module) search(template ...*pkcs11.Attribute) ([]pkcs11.ObjectHandle, e
 	}
 }
 
-// find looks for what carries an ID and remembers how to sign with it.
+// find looks for what carries an ID and, unless that is only to be shown, remembers
+// how to sign with it.
 func (m *module) find(req wire.Find) (*wire.Found, error) {
 	raw, err := hex.DecodeString(req.ID)
 	if err != nil || len(raw) == 0 {
@@ -97,7 +111,8 @@ func (m *module) find(req wire.Find) (*wire.Found, error) {
 			return nil, wireError("find key", err)
 		}
 		f := count(req.ID, objects)
-		if m.detail(f, raw, objects); f.Type != "" {
+		if e := m.detail(f, objects); f.Type != "" {
+			m.learn(raw, e)
 			return f, nil
 		}
 	}
@@ -106,7 +121,9 @@ func (m *module) find(req wire.Find) (*wire.Found, error) {
 		return nil, wireError("find key", err)
 	}
 	f := count(req.ID, objects)
-	m.detail(f, raw, objects)
+	if e := m.detail(f, objects); !req.Show {
+		m.learn(raw, e)
+	}
 	return f, nil
 }
 
@@ -136,9 +153,9 @@ func count(id string, objects []object) *wire.Found {
 	return f
 }
 
-// detail reads the public key and the certificate, and puts a whole key into the
-// index.
-func (m *module) detail(f *wire.Found, id []byte, objects []object) {
+// detail reads the public key and the certificate. It returns how to sign with the
+// key if it is whole.
+func (m *module) detail(f *wire.Found, objects []object) *entry {
 	var e entry
 	for _, o := range objects {
 		switch {
@@ -156,12 +173,11 @@ func (m *module) detail(f *wire.Found, id []byte, objects []object) {
 	if f.Secret == 1 && f.Private == 0 && m.isAES256(e.secret) {
 		f.Type = wire.TypeAES256
 	}
-	e.kind = kinds[f.Type]
-	if f.Type == "" || f.Private+f.Secret != 1 {
-		m.learn(id, nil)
-		return
+	e.kind, e.several = kinds[f.Type], f.Private+f.Secret > 1
+	if !e.several && (f.Type == "" || f.Private+f.Secret == 0) {
+		return nil
 	}
-	m.learn(id, &e)
+	return &e
 }
 
 func (m *module) attribute(h pkcs11.ObjectHandle, typ uint) ([]byte, error) {

@@ -41,10 +41,12 @@ func (m *module) resolve(req wire.Resolve) (*wire.Resolved, error) {
 				e.secret = o.handle
 			}
 		}
-		if f := count(k.ID, objects); f.Private+f.Secret != 1 {
+		f := count(k.ID, objects)
+		if f.Private+f.Secret == 0 {
 			out.Missing = append(out.Missing, k.ID)
 			continue
 		}
+		e.several = f.Private+f.Secret > 1
 		m.learn(id, &e)
 	}
 	return out, nil

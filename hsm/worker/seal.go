@@ -14,9 +14,9 @@ func (m *module) how(req wire.Cipher, text string) (*entry, cipher, error) {
 	if err != nil {
 		return nil, cipher{}, &wire.Error{Name: wire.BadRequest, Text: text}
 	}
-	e := m.index.get(id)
-	if e == nil {
-		return nil, cipher{}, &wire.Error{Name: wire.KeyMissing, Text: text + " with key " + req.ID}
+	e, err := m.use(id, text)
+	if err != nil {
+		return nil, cipher{}, err
 	}
 	switch {
 	case req.Mechanism == wire.CipherGCM && e.secret != 0 && len(req.IV) == 12:

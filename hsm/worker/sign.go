@@ -29,8 +29,11 @@ func (s *signer) sign(req wire.Sign) ([]byte, error) {
 	defer s.m.alone.RUnlock()
 	s.m.alone.busy().Store(1)
 	epoch := s.m.alone.epoch().Load()
-	e := s.m.index.get(req.ID)
-	if e == nil || e.private == 0 || e.kind.sigLen == 0 {
+	e, err := s.m.use(req.ID, "sign")
+	if err != nil {
+		return nil, err
+	}
+	if e.private == 0 || e.kind.sigLen == 0 {
 		return nil, &wire.Error{Name: wire.KeyMissing, Text: "sign with key " + hex.EncodeToString(req.ID)}
 	}
 	if !s.open {
