@@ -38,10 +38,10 @@ func newAuditVerify(p *program, name string) *cobra.Command {
 hashes through the audit file and those that were set aside before it, and
 check the HSM's signatures in them. The public keys are those of --keys, else
 the running agent's, else the ones beside the audit file, which who can change
-the one can change as well. The end is what --head says, else the running agent,
-else the file beside. A beginning that is missing is an error, unless the agent
-has removed it because of audit.keep, or --after says what it ended with; of one
-file alone, which --after leads to, the end is not demanded.`,
+the one can change as well. A line that has to be there is that of --head, else
+the last one of the running agent, else that of the file beside. A beginning that
+is missing is an error, unless the agent has removed it because of audit.keep, or
+--after says what it ended with; then an end that nobody knows is none.`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			path, err := auditPath(file, config)
