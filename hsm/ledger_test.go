@@ -280,69 +280,6 @@ func TestVerdictIsOfTheKey(t *testing.T) {
 	}
 }
 
-// TestSealing holds that what is sealed opens on this token only, unchanged only,
-// and after the sealing key was replaced.
-func TestSealing(t *testing.T) {
-	t.Parallel()
-	s, ledger, guard := fresh(t)
-	token, _ := open(t, s.Config(ledger, guard))
-	secret := []byte("0123456789abcdef0123456789abcdef")
-	blob, err := token.Wrap(t.Context(), secret)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if bytes.Contains(blob, secret) {
-		t.Error("the blob shows what it seals")
-	}
-	for i := range blob {
-		changed := bytes.Clone(blob)
-		changed[i] ^= 1
-		if _, err := token.Unwrap(t.Context(), changed); !errors.Is(err, hsm.ErrSealed) {
-			t.Errorf("byte %d changed: %v, want ErrSealed", i, err)
-		}
-		if _, err := token.Unwrap(t.Context(), blob[:i]); !errors.Is(err, hsm.ErrSealed) {
-			t.Errorf("cut to %d bytes: %v, want ErrSealed", i, err)
-		}
-	}
-	if n := token.Status().Restarts; n != 0 {
-		t.Errorf("changed blobs cost %d workers", n)
-	}
-	if err := token.RotateKEK(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	second, err := token.Wrap(t.Context(), secret)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, b := range [][]byte{blob, second} {
-		if got, err := token.Unwrap(t.Context(), b); err != nil || !bytes.Equal(got, secret) {
-			t.Errorf("Unwrap: %x, %v", got, err)
-		}
-	}
-	again, err := token.Rewrap(t.Context(), blob)
-	if err != nil || bytes.Equal(again, blob) {
-		t.Errorf("Rewrap of what an older key sealed: %v", err)
-	}
-	if same, err := token.Rewrap(t.Context(), second); err != nil || !bytes.Equal(same, second) {
-		t.Errorf("Rewrap of what the newest key sealed: %v", err)
-	}
-	if err := token.RetireKEKs(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if got, err := token.Unwrap(t.Context(), again); err != nil || !bytes.Equal(got, secret) {
-		t.Errorf("Unwrap: %x, %v", got, err)
-	}
-	if _, err := token.Unwrap(t.Context(), blob); !errors.Is(err, hsm.ErrSealed) {
-		t.Errorf("sealed with a key that was destroyed: %v, want ErrSealed", err)
-	}
-	blob = again
-	// Another host that shares the token has another ledger.
-	neighbour, _ := open(t, s.Config(&hsmtest.Ledger{}, nil))
-	if _, err := neighbour.Unwrap(t.Context(), blob); !errors.Is(err, hsm.ErrSealed) {
-		t.Errorf("on another host: %v, want ErrSealed", err)
-	}
-}
-
 // TestBadConfigurations holds that what cannot be opened says why, and by which
 // name.
 func TestBadConfigurations(t *testing.T) {
@@ -407,32 +344,6 @@ func TestBadConfigurations(t *testing.T) {
 		cfg.Label, cfg.Module, cfg.PIN = "", "", hsm.PINSource{}
 		open(t, cfg)
 	})
-}
-
-// TestSealingWithoutAES holds that a token without AES seals by RSA-OAEP, with
-// the hash that it knows.
-func TestSealingWithoutAES(t *testing.T) {
-	t.Parallel()
-	s, ledger, guard := fresh(t)
-	token, _ := open(t, s.Config(ledger, guard))
-	intent := hsm.LedgerKey{ID: "00112233445566778899aabbccddeeff", Token: "default", Name: "kek", Generation: 1, Type: "rsa-2048-oaep", State: hsm.Intended}
-	if err := ledger.SaveKey(intent); err != nil {
-		t.Fatal(err)
-	}
-	blob, err := token.Wrap(t.Context(), []byte("data key"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got, err := token.Unwrap(t.Context(), blob); err != nil || string(got) != "data key" {
-		t.Errorf("Unwrap: %q, %v", got, err)
-	}
-	blob[len(blob)-1] ^= 1
-	if _, err := token.Unwrap(t.Context(), blob); !errors.Is(err, hsm.ErrSealed) {
-		t.Errorf("changed: %v, want ErrSealed", err)
-	}
-	if token.Status().Restarts > 0 {
-		t.Error("that cost a worker")
-	}
 }
 
 // TestCertificateBesideItsKey holds that a certificate can be kept on the token,

@@ -48,6 +48,7 @@ func TestModules(t *testing.T) {
 			key := newKey(t, token, "host", hsm.ECDSAP256)
 			m.audits(token, key)
 			m.seals(token)
+			m.opensTampered()
 			m.keepsCertificate(token, key)
 			m.survivesKill(token, key)
 			stop()
@@ -133,6 +134,30 @@ func (m conformance) seals(token *hsm.Token) {
 	blob[len(blob)-1] ^= 1
 	if _, err := token.Unwrap(m.t.Context(), blob); !errors.Is(err, hsm.ErrSealed) {
 		m.t.Errorf("a changed blob: %v, want ErrSealed", err)
+	}
+	if n := token.Status().Restarts; n != 0 {
+		m.t.Errorf("that cost %d workers", n)
+	}
+}
+
+// opensTampered asks a worker that has done nothing else yet, and so has no other
+// session, for a blob that was changed: it has to go on with the login that it has.
+func (m conformance) opensTampered() {
+	token, stop := open(m.t, m.cfg)
+	defer stop()
+	good, err := token.Wrap(m.t.Context(), []byte("data key"))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	bad := bytes.Clone(good)
+	bad[len(bad)-1] ^= 1
+	for range 2 {
+		if _, err := token.Unwrap(m.t.Context(), bad); !errors.Is(err, hsm.ErrSealed) {
+			m.t.Errorf("a changed blob: %v, want ErrSealed", err)
+		}
+		if got, err := token.Unwrap(m.t.Context(), good); err != nil || string(got) != "data key" {
+			m.t.Errorf("the good one after it: %q, %v", got, err)
+		}
 	}
 	if n := token.Status().Restarts; n != 0 {
 		m.t.Errorf("that cost %d workers", n)

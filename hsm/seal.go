@@ -236,6 +236,9 @@ func (t *Token) Unwrap(ctx context.Context, blob []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if (k.Type == sealAES) != (c.Mechanism == wire.CipherGCM) {
+		return nil, t.broken(k.String(), "it says that it was sealed by "+c.Mechanism+", which its key does not do")
+	}
 	if k.State == Destroyed {
 		return nil, t.broken(k.String(), "its key was destroyed")
 	}

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"encoding/hex"
+	"slices"
 
 	"github.com/miekg/pkcs11"
 
@@ -42,8 +43,19 @@ func (m *module) encrypt(req wire.Cipher) (*wire.Ciphered, error) {
 	if begun {
 		m.renewAdmin()
 	}
-	return nil, ckr("seal", rv)
+	return nil, stale("seal", rv)
 }
+
+// What modules say of a blob that does not open. It was changed, or sealed in
+// another way than it says.
+var (
+	blobRefusals = []uint{pkcs11.CKR_ENCRYPTED_DATA_INVALID, pkcs11.CKR_ENCRYPTED_DATA_LEN_RANGE, ckrAEADDecryptFailed,
+		pkcs11.CKR_DATA_INVALID, pkcs11.CKR_DATA_LEN_RANGE}
+	wayRefusals = []uint{pkcs11.CKR_ARGUMENTS_BAD, pkcs11.CKR_MECHANISM_INVALID, pkcs11.CKR_MECHANISM_PARAM_INVALID}
+)
+
+// ckrAEADDecryptFailed is of PKCS#11 3.0.
+const ckrAEADDecryptFailed = 0x42
 
 // decrypt opens what was sealed. A blob that was tampered with and a token that
 // is broken give the same return value on some modules, CKR_GENERAL_ERROR on
@@ -61,23 +73,43 @@ func (m *module) decrypt(req wire.Cipher) (*wire.Ciphered, error) {
 	if rv == pkcs11.CKR_OK {
 		return &wire.Ciphered{Data: out}, nil
 	}
-	werr := ckr("unseal", rv)
-	if !begun {
-		return nil, werr
+	werr := stale("unseal", rv)
+	blob := slices.Contains(wayRefusals, rv) && req.Mechanism != wire.CipherGCM
+	if begun {
+		m.renewAdmin()
+		blob = slices.Contains(blobRefusals, rv) ||
+			rv == pkcs11.CKR_GENERAL_ERROR && m.health(wire.Health{Serial: m.info.SerialNumber, ID: req.ID}) == nil
 	}
-	m.renewAdmin()
-	if m.health(wire.Health{Serial: m.info.SerialNumber, ID: req.ID}) == nil &&
-		(rv == pkcs11.CKR_GENERAL_ERROR || !werr.Fatal) {
+	if blob {
 		return nil, &wire.Error{CKR: werr.CKR, Name: wire.SealBroken, Text: "unseal: " + werr.Name}
 	}
 	return nil, werr
 }
 
-// renewAdmin replaces a session in which an operation may have stayed active.
-// Should that fail, the next use of the session tells.
+// stale is the error of something that was done with a key whose handle was good
+// when the token was opened. If it is not, then the key is gone, or the login is, or
+// the token: all that only shows after a new start.
+func stale(text string, rv uint) *wire.Error {
+	err := ckr(text, rv)
+	if rv == pkcs11.CKR_OBJECT_HANDLE_INVALID || rv == pkcs11.CKR_KEY_HANDLE_INVALID {
+		err.Fatal = true
+	}
+	return err
+}
+
+// renewAdmin replaces a session in which an operation may have stayed active. The
+// login ends with the last session: where crypto11 does not hold one, the new one
+// is opened first, and there is room for it. Should that fail, the next use of the
+// session tells.
 func (m *module) renewAdmin() {
-	_ = m.ctx.CloseSession(m.admin)
+	old := m.admin
+	if m.c11 != nil {
+		_ = m.ctx.CloseSession(old)
+	}
 	if s, err := m.session(); err == nil {
 		m.admin = s
+	}
+	if m.c11 == nil {
+		_ = m.ctx.CloseSession(old)
 	}
 }

@@ -58,11 +58,5 @@ func (s *signer) failed(begun bool, rv uint) error {
 		_ = s.m.ctx.CloseSession(s.session)
 		s.open = false
 	}
-	err := ckr("sign", rv)
-	if rv == pkcs11.CKR_OBJECT_HANDLE_INVALID || rv == pkcs11.CKR_KEY_HANDLE_INVALID {
-		// The key was there when the token was opened. It is gone, or the
-		// login is, or the token: all that only shows after a new start.
-		err.Fatal = true
-	}
-	return err
+	return stale("sign", rv)
 }
