@@ -23,7 +23,7 @@ func (k *checker) rule(at string, r Rule) {
 		k.unless(g != "", index(at+".callers.groups", i), "is empty")
 	}
 	a, at := r.Allow, at+".allow"
-	k.unless(k.has(at), at, "missing; want secrets, certificates, keys, tokens, proxy or admin")
+	k.unless(k.has(at), at, "missing; want secrets, certificates, keys, tokens, proxy, metrics or admin")
 	allowed(k, at+".secrets", a.Secrets, "secret", k.c.Secrets)
 	allowed(k, at+".certificates", a.Certificates, "certificate", k.certificatesAndIdentities())
 	allowed(k, at+".tokens", a.Tokens, "upstream", k.c.Upstreams)

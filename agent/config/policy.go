@@ -27,6 +27,9 @@ type Allow struct {
 	// Proxy says for an upstream which requests are forwarded: "GET /iso/*".
 	// "*" stays within one segment of the path, "**" does not.
 	Proxy map[string][]string `yaml:"proxy"`
+	// Metrics shows all metrics. Without it a caller sees those of the items that
+	// it may read.
+	Metrics bool `yaml:"metrics"`
 	// Admin covers enroll, renew, rotate, login, logout, the status of all,
 	// plan, doctor and audit.
 	Admin bool `yaml:"admin"`

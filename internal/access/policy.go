@@ -33,7 +33,10 @@ type Allow struct {
 	Keys   map[string][]string
 	Tokens []string
 	Proxy  map[string][]string // patterns, see Pattern
-	Admin  bool
+	// Metrics shows all metrics, which name the items; without it a caller has
+	// those of what it may know of.
+	Metrics bool
+	Admin   bool
 }
 
 // A Kind is a kind of thing that can be asked for.
@@ -68,7 +71,7 @@ func ParseKind(s string) (Kind, bool) {
 type Action struct {
 	Kind Kind
 	Name string // of the item or the upstream; not used for Admin
-	Op   string // Key: "sign" or "read"; Proxy: the HTTP method
+	Op   string // Key: "sign" or "read"; Proxy: the HTTP method; Admin: "metrics" or ""
 	Path string // Proxy: the decoded path at the upstream
 }
 
@@ -92,6 +95,7 @@ type Policy struct {
 	items map[item][]grant
 	all   [Proxy + 1][]grant // rules that name "*"
 	admin []int
+	watch []int // rules that show all metrics
 }
 
 type item struct {
@@ -195,6 +199,9 @@ func (p *Policy) allow(at string, rule int, a Allow, fault faultFunc) {
 	if a.Admin {
 		p.admin = append(p.admin, rule)
 	}
+	if a.Metrics {
+		p.watch = append(p.watch, rule)
+	}
 	for _, name := range a.Secrets {
 		p.grant(Secret, name, grant{rule: rule})
 	}
@@ -241,7 +248,10 @@ func (p *Policy) Decide(peer *Peer, a Action) Decision {
 		return Decision{Rule: -1}
 	}
 	if a.Kind == Admin {
-		return p.decideAdmin(peer)
+		if d := p.any(p.admin, peer); d.Allowed || a.Op != "metrics" {
+			return d
+		}
+		return p.any(p.watch, peer)
 	}
 	if d := p.decide(p.items[item{a.Kind, a.Name}], peer, a); d.Allowed || int(a.Kind) >= len(p.all) {
 		return d
@@ -249,14 +259,15 @@ func (p *Policy) Decide(peer *Peer, a Action) Decision {
 	if d := p.decide(p.all[a.Kind], peer, a); d.Allowed || a.Kind != Key || a.Name != AuditKey || a.Op != "read" {
 		return d
 	}
-	return p.decideAdmin(peer) // the audit is theirs to verify
+	return p.any(p.admin, peer) // the audit is theirs to verify
 }
 
 // AuditKey is the name of the key that signs the audit.
 const AuditKey = "audit"
 
-func (p *Policy) decideAdmin(peer *Peer) Decision {
-	for _, rule := range p.admin {
+// any is the first of the rules that is about the caller.
+func (p *Policy) any(rules []int, peer *Peer) Decision {
+	for _, rule := range rules {
 		if by := p.rules[rule].match(peer); by != "" {
 			return Decision{Allowed: true, Rule: rule, By: by}
 		}

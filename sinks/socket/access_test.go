@@ -64,11 +64,22 @@ func TestPolicyIsAskedFirst(t *testing.T) {
 
 // Metrics have names in them. Who may not know of an item does not find it there.
 func TestMetricsAreOfWhatTheCallerMayKnow(t *testing.T) {
-	for _, admin := range []bool{false, true} {
-		r := start(t, &fake{}, tester(admin))
-		a := r.get("/metrics")
-		if a.status != 200 || !strings.Contains(a.body, "secret=db") || strings.Contains(a.body, "secret=other") == !admin {
-			t.Errorf("admin %v: %+v", admin, a)
+	watches := tester(false)
+	watches.Allow = access.Allow{Metrics: true}
+	for _, tt := range []struct {
+		rule           access.Rule
+		sees, seesNone string
+	}{
+		{tester(false), "secret=db", "secret=other"},
+		{tester(true), "secret=other", "nothing"},
+		{watches, "secret=other", "nothing"},
+	} {
+		r := start(t, &fake{}, tt.rule)
+		if a := r.get("/metrics"); a.status != 200 || !strings.Contains(a.body, tt.sees) || strings.Contains(a.body, tt.seesNone) {
+			t.Errorf("%+v: %+v", tt.rule.Allow, a)
+		}
+		if a := r.get("/v1/plan"); (a.status == 200) != tt.rule.Allow.Admin {
+			t.Errorf("%+v: the plan: %+v", tt.rule.Allow, a)
 		}
 	}
 }

@@ -212,8 +212,12 @@ func (q *request) metrics() error {
 	if q.s.cfg.Metrics == nil {
 		return &Problem{Code: CodeNotFound, Detail: "there are no metrics"}
 	}
+	visible := q.visible()
+	if q.s.cfg.Policy.Decide(q.peer, access.Action{Kind: access.Admin, Op: "metrics"}).Allowed {
+		visible = func(access.Kind, string) bool { return true }
+	}
 	q.status = http.StatusOK
-	q.s.cfg.Metrics(q.visible()).ServeHTTP(q.w, q.r)
+	q.s.cfg.Metrics(visible).ServeHTTP(q.w, q.r)
 	return nil
 }
 
