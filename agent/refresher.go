@@ -62,23 +62,41 @@ type secretItem struct {
 // still good, as many at once as there are processors: the first answers wait for
 // it. blobs are the sealed entries of the store.
 func (r *refresher) load(blobs map[string][]byte) {
+	items := slices.Collect(maps.Values(r.items))
+	r.recallAll(items, blobs)
+	inParts(items, func(part []*secretItem) {
+		for _, it := range part {
+			if h, _ := r.snapshot(it.name); !h.FetchedAt.IsZero() {
+				r.publishHeld(it) // not under mu: a file can take as long as its disk likes
+			}
+		}
+	})
+}
+
+// recallAll takes up what is known of all secrets from before.
+func (r *refresher) recallAll(items []*secretItem, blobs map[string][]byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := r.look()
-	items := slices.Collect(maps.Values(r.items))
-	var wg sync.WaitGroup
-	for part := range slices.Chunk(items, len(items)/runtime.GOMAXPROCS(0)+1) {
-		wg.Go(func() {
-			var buf []byte // for one after the other
-			for _, it := range part {
-				buf = r.recall(it, blobs[it.name], now, buf)
-			}
-		})
-	}
-	wg.Wait()
+	inParts(items, func(part []*secretItem) {
+		var buf []byte // for one after the other
+		for _, it := range part {
+			buf = r.recall(it, blobs[it.name], now, buf)
+		}
+	})
 	for _, it := range items {
 		heap.Push(&r.queue, it)
 	}
+}
+
+// inParts does something with parts of the items, as many at once as there are
+// processors.
+func inParts(items []*secretItem, do func([]*secretItem)) {
+	var wg sync.WaitGroup
+	for part := range slices.Chunk(items, len(items)/runtime.GOMAXPROCS(0)+1) {
+		wg.Go(func() { do(part) })
+	}
+	wg.Wait()
 }
 
 // recall takes up what is known of one secret from before; blob is nil if there is
@@ -95,9 +113,6 @@ func (r *refresher) recall(it *secretItem, blob []byte, now time.Time, buf []byt
 	}
 	if it.held == nil {
 		it.held = &held{Secret: sinks.Secret{Name: it.name}}
-	}
-	if !it.held.FetchedAt.IsZero() {
-		r.publish(&it.held.Secret)
 	}
 	it.due = it.spec.due(it.held, it.share)
 	if it.after != nil && it.held.FetchedAt.IsZero() {
