@@ -183,7 +183,7 @@ func (a *Agent) makeSecrets() error {
 		lanes[name] = &lane{}
 	}
 	a.refresher = &refresher{
-		host: a.host, items: map[string]*secretItem{}, save: a.store.SaveSecret, log: a.log, emit: a.emit,
+		host: a.host, items: map[string]*secretItem{}, save: a.store.SaveSecret, remove: a.store.DeleteSecret, log: a.log, emit: a.emit,
 		publish: a.publishSecret, withdraw: a.withdrawSecret, settled: a.opt.Settled, wake: make(chan struct{}, 1),
 		now: wallNow, clocks: clocks{steady: sinceBoot},
 	}

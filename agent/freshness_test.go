@@ -2,7 +2,10 @@ package agent
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/signet-agent/signet/upstream"
 )
 
 func TestBounds(t *testing.T) {
@@ -56,4 +59,28 @@ func TestStaleNeverOutlivesRotation(t *testing.T) {
 			t.Fatalf("%v ahead: next look in %v, fresh for %v", left, at.Sub(t0), b.FreshUntil.Sub(t0))
 		}
 	}
+}
+
+// Rule 1: some upstreams name the moment of a change no more once it has passed,
+// though they are late with it. It is waited for all the same.
+func TestOverdueRotationIsWaitedForThoughNotAnnouncedAnyMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		at := start.Add(10 * time.Minute)
+		b := newCacheBench(t, secretSpec{TTL: time.Hour, MaxStale: day}, nil, func() (upstream.Secret, error) {
+			switch late := time.Since(at); {
+			case late < 0:
+				return upstream.Secret{Fields: value("old"), Expires: at}, nil
+			case late < 2*time.Second:
+				return upstream.Secret{Fields: value("old")}, nil
+			}
+			return upstream.Secret{Fields: value("new")}, nil
+		})
+		defer b.start(t)()
+		time.Sleep(time.Until(at) + 4*time.Second)
+		synctest.Wait()
+		if it := b.last(); password(it) != "new" || !it.RotatesAt.IsZero() {
+			t.Errorf("two seconds after the rotation: %q, which rotates at %v", password(it), it.RotatesAt)
+		}
+	})
 }

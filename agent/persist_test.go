@@ -224,14 +224,7 @@ func TestARefusedValueDoesNotComeBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		spec := secretSpec{TTL: time.Minute, MaxStale: 30 * day}
 		b := newCacheBench(t, spec, nil, is("one"))
-		write := b.save
-		var full atomic.Bool
-		b.save = func(name string, blob []byte) error {
-			if full.Load() {
-				return errors.New("no space left on device")
-			}
-			return write(name, blob)
-		}
+		full := b.fills()
 		stop := b.start(t)
 		synctest.Wait()
 		full.Store(true)

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/signet-agent/signet/sinks"
@@ -20,6 +21,7 @@ type refresher struct {
 	host     string
 	sealer   *sealer
 	save     func(name string, blob []byte) error
+	remove   func(name string) error // what was saved, if anything
 	publish  func(*sinks.Secret)
 	withdraw func(name string, code upstream.Code, text string)
 	emit     func(event)
@@ -33,6 +35,14 @@ type refresher struct {
 	items  map[string]*secretItem // the map itself never changes after start
 	queue  dueQueue               // guarded by mu
 	wake   chan struct{}          // the head of queue has changed
+
+	unsaved map[string]bool // guarded by mu: what the store does not have as it is held
+	orphans []string        // guarded by mu: what the store has and nobody configures
+	loaded  time.Duration   // by the steady clock; does not change after load
+	saveAt  time.Duration   // guarded by mu: by the steady clock, not before this
+	saving  bool            // guarded by mu
+	savers  sync.WaitGroup
+	ahead   atomic.Bool // an entry claims to be fetched in the future
 }
 
 // A secretItem is one secret and what is known of it.
@@ -46,9 +56,6 @@ type secretItem struct {
 	// after is closed when there is any use in fetching, such as when the
 	// identity for it is enrolled; nil is at once.
 	after <-chan struct{}
-	// purging says that a refused value is still in the store; owned by the
-	// flight under way.
-	purging bool
 
 	// guarded by refresher.mu
 	held   *held
@@ -78,6 +85,12 @@ func (r *refresher) recallAll(items []*secretItem, blobs map[string][]byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := r.look()
+	r.loaded, r.unsaved = r.clocks.at, map[string]bool{}
+	for name := range blobs {
+		if r.items[name] == nil {
+			r.orphans = append(r.orphans, name)
+		}
+	}
 	inParts(items, func(part []*secretItem) {
 		var buf []byte // for one after the other
 		for _, it := range part {
@@ -86,6 +99,9 @@ func (r *refresher) recallAll(items []*secretItem, blobs map[string][]byte) {
 	})
 	for _, it := range items {
 		heap.Push(&r.queue, it)
+		if r.ahead.Load() && !it.held.FetchedAt.IsZero() {
+			r.unsaved[it.name] = true // or it would become just stale at each start
+		}
 	}
 }
 
@@ -108,7 +124,11 @@ func (r *refresher) recall(it *secretItem, blob []byte, now time.Time, buf []byt
 		if h, buf, err = unseal(r.sealer, it.name, it.of, blob, buf); err != nil {
 			r.log.Error("cached secret not used; it will be fetched anew", "secret", it.name, "err", err)
 		} else {
-			it.held = it.spec.bound(h.notAhead(now, it.spec.ttl(h.TTL)))
+			if h.FetchedAt.After(now) {
+				h = h.justStale(now, it.spec.ttl(h.TTL))
+				r.ahead.Store(true)
+			}
+			it.held = it.spec.bound(h)
 		}
 	}
 	if it.held == nil {
@@ -161,6 +181,7 @@ func (r *refresher) run(ctx context.Context) error {
 		for len(r.queue) > 0 && !now.Before(r.queue[0].due) {
 			r.start(ctx, r.queue[0])
 		}
+		r.saveDue()
 		// Timers stand still while the host is suspended, and know nothing of a
 		// clock that was set, so nothing is waited for longer than this.
 		wait := clockCheck
@@ -174,6 +195,8 @@ func (r *refresher) run(ctx context.Context) error {
 		case <-ctx.Done():
 			t.Stop()
 			r.settle()
+			r.savers.Wait()
+			r.saveRest()
 			return nil
 		case <-r.wake:
 			t.Stop()
@@ -199,9 +222,13 @@ func (r *refresher) look() time.Time {
 func (r *refresher) shift(d time.Duration) {
 	r.moved += d
 	for _, it := range r.items {
+		if it.held == nil {
+			return // nothing is loaded yet
+		}
 		it.held = it.spec.bound(it.held.shifted(d))
 		if !it.held.FetchedAt.IsZero() {
 			r.publish(&it.held.Secret)
+			r.unsaved[it.name] = true
 		}
 		if it.index >= 0 {
 			it.due = it.spec.due(it.held, it.share)

@@ -106,7 +106,8 @@ func (r *refresher) fly(ctx context.Context, it *secretItem, f *flight) {
 	r.nudge()
 }
 
-// accept takes up an answer: sealed, saved, and only then published.
+// accept takes up an answer: sealed, saved, and only then published. A disk that
+// is full keeps nobody from a value that is there.
 func (r *refresher) accept(it *secretItem, a upstream.Secret, asked time.Duration) error {
 	if err := wholesome(a); err != nil {
 		return &upstream.Error{Upstream: it.spec.Upstream, Op: "read secret", Item: it.name, Code: upstream.Unavailable, Err: err}
@@ -120,10 +121,13 @@ func (r *refresher) accept(it *secretItem, a upstream.Secret, asked time.Duratio
 	for _, v := range a.Fields {
 		v.Wipe()
 	}
-	if err := r.save(it.name, blob); err != nil {
-		return fmt.Errorf("secret %q: write state: %w", it.name, err)
-	}
+	err := r.save(it.name, blob)
 	r.mu.Lock()
+	r.wrote(it, err)
+	if r.moved != moved {
+		r.unsaved[it.name] = true // as of the new time
+	}
+	r.forget()
 	h = it.spec.bound(h.shifted(r.moved - moved))
 	it.held = h
 	r.mu.Unlock()
@@ -175,22 +179,11 @@ func (r *refresher) refusedBy(it *secretItem, err error) {
 	if !before.FetchedAt.IsZero() || was.Gone != is.Gone {
 		r.withdraw(it.name, is.Gone, err.Error())
 		r.emit(event{Type: eventSecretWithdrawn, Name: it.name, Error: err.Error(), Code: is.Gone, At: now})
-		it.purging = true
+		err := r.remove(it.name)
+		r.mu.Lock()
+		r.wrote(it, err) // which sees to it that a start does not bring the value back
+		r.mu.Unlock()
 	}
-	if it.purging {
-		it.purging = !r.purged(it, h)
-	}
-}
-
-// purged writes down that there is no value any more. Where that cannot be
-// done, the next failure tries again: a start must not bring the value back.
-func (r *refresher) purged(it *secretItem, h *held) bool {
-	blob, _ := h.seal(r.sealer, it.of)
-	err := r.save(it.name, blob)
-	if err != nil {
-		r.log.Error("purged secret is still in the store, sealed", "secret", it.name, "err", err)
-	}
-	return err == nil
 }
 
 // publishHeld publishes what is held of it. The clock can be set meanwhile, and

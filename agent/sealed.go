@@ -19,7 +19,6 @@ import (
 // in memory, where values are opened from it at each use.
 type sealedHead struct {
 	Version   string
-	Count     uint64
 	FetchedAt time.Time
 	Expires   time.Time
 	TTL       time.Duration
@@ -32,7 +31,7 @@ type sealedField struct {
 }
 
 // sealedForm begins each entry.
-const sealedForm = 2
+const sealedForm = 3
 
 // A binding is what a sealed entry is of, which is not in it but must be known to
 // open it: a value is never taken for that of another item. It is a digest, as
@@ -52,7 +51,7 @@ func bindingOf(name string, c config.Secret, u config.Upstream) binding {
 
 // seal is the entry of h, and h with its values in there.
 func (h *held) seal(s *sealer, of binding) (blob []byte, sealed *held) {
-	head := sealedHead{Version: h.Version, Count: h.Count, FetchedAt: h.FetchedAt, Expires: h.Expires, TTL: h.TTL}
+	head := sealedHead{Version: h.Version, FetchedAt: h.FetchedAt, Expires: h.Expires, TTL: h.TTL}
 	room := 0
 	for _, f := range h.Fields {
 		f.Value.Use(func(b []byte) { head.Fields = append(head.Fields, sealedField{f.Name, len(b)}) })
@@ -82,7 +81,7 @@ func unseal(s *sealer, name string, of binding, blob, buf []byte) (*held, []byte
 	if err != nil {
 		return nil, plain, fmt.Errorf("sealed secret %q: %w", name, err)
 	}
-	h := &held{Count: head.Count, Expires: head.Expires, TTL: head.TTL,
+	h := &held{Expires: head.Expires, TTL: head.TTL,
 		Secret: sinks.Secret{Name: name, Version: head.Version, FetchedAt: head.FetchedAt, Fields: head.values(s.box.Keep(blob, of[:]), size)}}
 	return h, plain, nil
 }
@@ -99,7 +98,6 @@ func (h *sealedHead) values(k secret.Kept, from int) sinks.Fields {
 
 func (h *sealedHead) append(b []byte) []byte {
 	b = appendText(append(b, sealedForm), h.Version)
-	b = binary.AppendUvarint(b, h.Count)
 	b = appendTime(b, h.FetchedAt)
 	b = appendTime(b, h.Expires)
 	b = binary.AppendVarint(b, int64(h.TTL))
@@ -125,7 +123,7 @@ var errSealedForm = errors.New("not as this version writes it")
 func decodeSealed(plain []byte) (h sealedHead, size int, err error) {
 	r := sealedReader{rest: plain}
 	r.bad = r.uvarint() != sealedForm
-	h.Version, h.Count = r.text(), r.uvarint()
+	h.Version = r.text()
 	h.FetchedAt, h.Expires, h.TTL = r.time(), r.time(), time.Duration(r.varint())
 	left := 0
 	for n := r.uvarint(); n > 0 && !r.bad; n-- {

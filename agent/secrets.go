@@ -1,8 +1,9 @@
 package agent
 
 import (
+	"crypto/rand"
 	"slices"
-	"strconv"
+	"strings"
 	"time"
 
 	"github.com/signet-agent/signet/agent/config"
@@ -21,8 +22,7 @@ type secretSpec struct {
 // failure makes a new one. There are many, and of most there is no more to know
 // than what sinks are handed.
 type held struct {
-	sinks.Secret        // as it is published; FetchedAt is zero before the first answer and after a purge
-	Count        uint64 // of versions, where the upstream has none of its own
+	sinks.Secret // as it is published; FetchedAt is zero before the first answer and after a purge
 	Expires      time.Time
 	TTL          time.Duration // the upstream's suggestion
 	bad          *failures     // nil is none
@@ -77,26 +77,29 @@ func (s secretSpec) due(h *held, share float64) time.Time {
 // answered is what is held after an upstream's answer, and whether the value
 // is another than before.
 func (h *held) answered(a upstream.Secret, asked time.Time) (*held, bool) {
-	n := &held{Count: h.Count, Expires: a.Expires, TTL: a.TTL,
+	n := &held{Expires: a.Expires, TTL: a.TTL,
 		Secret: sinks.Secret{Name: h.Name, Version: h.Version, Fields: sinks.FieldsOf(a.Fields), FetchedAt: asked}}
 	same := !h.FetchedAt.IsZero() && slices.EqualFunc(h.Fields, n.Fields, func(f, g sinks.Field) bool {
 		return f.Name == g.Name && f.Value.Equal(g.Value)
 	})
+	if same && a.Expires.IsZero() && asked.After(h.Expires.Add(-margin)) {
+		n.Expires = h.Expires // some upstreams announce a change no more when they are late with it
+	}
 	switch {
-	case same && (a.Version == "" || a.Version == h.Version):
+	case same:
 		return n, false
 	case a.Version != "" && a.Version != h.Version:
 		n.Version = a.Version
 	default:
-		n.Count++
-		n.Version = strconv.FormatUint(n.Count, 10)
-		if n.Version == h.Version { // the upstream's own versions were numbers
-			n.Count++
-			n.Version = strconv.FormatUint(n.Count, 10)
-		}
+		n.Version = newVersion()
 	}
 	return n, true
 }
+
+// newVersion names a value whose upstream has no versions. It is not counted: the
+// last count may be lost with the file that it was in, and a name that another
+// value had before would be taken for that one by who has it still.
+func newVersion() string { return strings.ToLower(rand.Text()[:12]) }
 
 // failed is what is held after a failure: the value as it was, or, after a
 // definite refusal, none.
@@ -111,13 +114,10 @@ func (h *held) failed(err error, now time.Time, wait time.Duration) *held {
 	return &n
 }
 
-// notAhead is a held that was read from the store at now. One that claims to be
-// fetched later than now tells that the clock was set back while the agent was
-// away, and nothing of its age: it is taken to have just become stale.
-func (h *held) notAhead(now time.Time, ttl time.Duration) *held {
-	if !h.FetchedAt.After(now) {
-		return h
-	}
+// justStale is a held that claims to be fetched later than now. That tells that
+// the clock was set back while the agent was away, and nothing of its age: it is
+// taken to have just become stale.
+func (h *held) justStale(now time.Time, ttl time.Duration) *held {
 	n := *h
 	n.FetchedAt = now.Add(-ttl)
 	return &n
