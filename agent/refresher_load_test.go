@@ -32,9 +32,9 @@ func TestASinkThatHangsAtTheStartDoesNotHideTheState(t *testing.T) {
 			close(loaded)
 		}()
 		synctest.Wait()
-		if !next.mu.TryLock() {
+		if !next.refresher.mu.TryLock() {
 			t.Error("the state cannot be read")
-		} else if next.mu.Unlock(); password(&next.items["db"].held.Secret) != "one" {
+		} else if next.refresher.mu.Unlock(); password(&next.items["db"].held.Secret) != "one" {
 			t.Errorf("the state is %+v", next.items["db"].held)
 		}
 		close(frozen)
