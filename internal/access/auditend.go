@@ -38,7 +38,12 @@ func (e *CutError) Hint() string {
 }
 
 // Cut is how the end of the audit was cut off before it was opened, or nil.
-func (a *Audit) Cut() *CutError { return a.cut.Load() }
+func (a *Audit) Cut() *CutError {
+	if a == nil {
+		return nil
+	}
+	return a.cut.Load()
+}
 
 // Expect holds what the files have against a line that is known to be in them,
 // such as by a memory that can be read only some time after the start. That it is

@@ -271,6 +271,9 @@ func TestFilesAreReadInTheOrderOfTheChain(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		if err := os.Mkdir(path+".000099", 0o700); err != nil { // is not one of them
+			t.Fatal(err)
+		}
 		a := openAudit(t, AuditConfig{Path: path})
 		if err := a.Close(); err != nil {
 			t.Fatal(err)

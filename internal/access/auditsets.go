@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -28,27 +27,23 @@ func AuditFiles(path string) ([]string, error) {
 	_, err = os.Lstat(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		return byChain(names, -1)
+		return byChain(names, -1), nil
 	case err != nil:
 		return nil, cause(err)
 	}
-	return byChain(append(names, path), len(names))
+	return byChain(append(names, path), len(names)), nil
 }
 
 // AuditFilesAfter are those files, in the order of the chain, that come after the
 // line of a hash. Where none does, it is the last one, whose first line will not
 // follow.
-func AuditFilesAfter(files []string, hash string) ([]string, error) {
+func AuditFilesAfter(files []string, hash string) []string {
 	for i, name := range files {
-		l, err := linkOf(name)
-		if err != nil {
-			return nil, err
-		}
-		if l.prev == hash {
-			return files[i:], nil
+		if linkOf(name).prev == hash {
+			return files[i:]
 		}
 	}
-	return files[max(0, len(files)-1):], nil
+	return files[max(0, len(files)-1):]
 }
 
 // rotated are the files beside path that its chain may lie in, by their names:
@@ -66,7 +61,7 @@ func rotated(path string) ([]string, error) {
 	var found []file
 	for _, e := range entries {
 		rest, ok := strings.CutPrefix(e.Name(), filepath.Base(path))
-		if !ok || len(rest) < 2 || strings.Trim(rest[1:], "0123456789-") != "" {
+		if !ok || !e.Type().IsRegular() || len(rest) < 2 || strings.Trim(rest[1:], "0123456789-") != "" {
 			continue
 		}
 		f := file{name: filepath.Join(filepath.Dir(path), e.Name())}
@@ -102,13 +97,10 @@ type link struct {
 // byChain puts files in the order of the chain. newest is the place of the last
 // one, -1 where that is not known. Those that the chain does not lead to come
 // first, as they are.
-func byChain(names []string, newest int) ([]string, error) {
+func byChain(names []string, newest int) []string {
 	links := make([]link, len(names))
 	for i, name := range names {
-		var err error
-		if links[i], err = linkOf(name); err != nil {
-			return nil, err
-		}
+		links[i] = linkOf(name)
 	}
 	if newest < 0 {
 		newest = lastLink(links)
@@ -127,7 +119,7 @@ func byChain(names []string, newest int) ([]string, error) {
 		out = append(out, l.name)
 	}
 	slices.Reverse(out)
-	return out, nil
+	return out
 }
 
 // lastLink is the place of the file that no other goes on from, -1 if there is
@@ -141,31 +133,32 @@ func lastLink(links []link) int {
 	return -1
 }
 
-func linkOf(name string) (link, error) {
-	l := link{name: name}
+// linkOf says nothing of a file that cannot be read: who reads it is told.
+func linkOf(name string) link {
+	l := link{name: name, prev: "unknown"}
 	f, err := os.Open(name)
 	if err != nil {
-		return l, cause(err)
+		return l
 	}
 	defer f.Close()
 	last, _, _, err := lastLine(f)
-	if err != nil || last == nil {
-		return l, err
+	if err != nil {
+		return l
+	}
+	if last == nil {
+		l.prev = ""
+		return l
 	}
 	h := hashLine(last)
 	l.last = hex.EncodeToString(h[:])
-	first, err := bufio.NewReader(f).ReadBytes('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
-		return l, cause(err)
-	}
-	var of struct {
+	var first struct {
 		Prev string `json:"prev"`
 	}
-	if json.Unmarshal(first, &of) != nil || of.Prev == "" {
-		of.Prev = "unknown" // it is told when the line is read
+	line, err := bufio.NewReader(f).ReadBytes('\n')
+	if err == nil && json.Unmarshal(line, &first) == nil && first.Prev != "" {
+		l.prev = first.Prev
 	}
-	l.prev = of.Prev
-	return l, nil
+	return l
 }
 
 // digits is how many a file that is set aside has at the end of its name.
@@ -210,11 +203,8 @@ const eventDropped = "audit.dropped"
 // drop removes files. That it did is on the disk before, or the chain would seem
 // to have lost its beginning.
 func (w *writer) drop(names []string) error {
-	last, err := linkOf(names[len(names)-1])
-	if err != nil {
-		return err
-	}
-	w.chain((&Entry{Time: time.Now(), Event: eventDropped, Outcome: "ok", Hash: last.last, Count: len(names)}).appendTo(nil))
+	last := linkOf(names[len(names)-1]).last
+	w.chain((&Entry{Time: time.Now(), Event: eventDropped, Outcome: "ok", Hash: last, Count: len(names)}).appendTo(nil))
 	if err := errors.Join(w.drain(), w.sync()); err != nil {
 		return err
 	}
@@ -232,8 +222,8 @@ func (w *writer) before() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if names, err = byChain(names, -1); err != nil || len(names) == 0 {
-		return nil, err
+	if names = byChain(names, -1); len(names) == 0 {
+		return nil, nil
 	}
 	f, err := os.Open(names[len(names)-1])
 	if err != nil {
