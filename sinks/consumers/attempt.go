@@ -92,6 +92,7 @@ func (c *consumer) redeliver() error {
 		}
 		c.mu.Lock()
 		delete(c.rolledBack, t)
+		c.left = append(c.left, t) // also if a crash kept it from going back
 		c.mu.Unlock()
 	}
 	return nil

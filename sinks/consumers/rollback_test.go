@@ -289,3 +289,22 @@ func TestARollBackWaitsForItsItems(t *testing.T) {
 		r.halt()
 	})
 }
+
+// A crash between the note of a roll-back and the roll-back leaves the new files in
+// place: they are tried again, though nothing has to be written for that.
+func TestACrashBeforeARollBack(t *testing.T) {
+	store, files := newStore(), newFiles()
+	var n, m atomic.Int64
+	r := start(t, store, files, counting("app", &n, func(context.Context) error { return errors.New("no") }, "/f/a"))
+	r.deliver(t, "/f/a")
+	eventually(t, 3*time.Second, "the failure", func() bool { _, f := r.told(); return len(f) == 1 })
+	r.halt()
+	store.edit(t, "app", func(rec *record) { rec.RetryAt, rec.Targets = time.Time{}, nil })
+	r = startOn(t, store, unmovedFiles{newFiles()}, counting("app", &m, nil, "/f/a"))
+	eventually(t, 3*time.Second, "the reload", func() bool { return m.Load() == 1 && !store.pending(t, "app") })
+}
+
+// unmovedFiles have in place what is wanted.
+type unmovedFiles struct{ *memFiles }
+
+func (unmovedFiles) Redeliver(string) error { return nil }
