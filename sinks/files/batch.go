@@ -71,6 +71,7 @@ func (fs *Files) apply(targets []*target, change func(*target)) error {
 			errs[t] = t.prune(b)
 		}
 		t.settle(errs[t])
+		t.show()
 		all = append(all, errs[t])
 	}
 	return errors.Join(all...)
@@ -181,10 +182,8 @@ func (b *batch) tell(jobs []*job) {
 
 // done takes up that a job is written.
 func (t *target) done(j *job) {
-	now := time.Now()
-	t.since = now
 	if j.drift {
-		t.repaired = now
+		t.repaired = time.Now()
 	} else {
 		t.previous, t.delivered = t.delivered, j.delivery
 	}

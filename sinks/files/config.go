@@ -127,16 +127,13 @@ type Config struct {
 
 // A Status is the state of one target.
 type Status struct {
-	Path        string
-	Set         bool
-	Secret      string // of a file
-	Certificate string // of a file
-	Version     string // that should be in the file; "" if there is none yet
-	Generation  int64  // that is in place; 0 if this process has not seen it right
-	RolledBack  bool   // a previous generation is in place, until something changes
-	WrittenAt   time.Time
-	Err         error // why the target is not right, or nil
-	RetryAt     time.Time
+	Path       string
+	Set        bool
+	Version    string // that should be in the file; "" if there is none yet
+	Generation int64  // that is in place; 0 if this process has not seen it right
+	RolledBack bool   // a previous generation is in place, until something changes
+	Err        error  // why the target is not right, or nil
+	RetryAt    time.Time
 }
 
 // An Error is a target that could not be written.

@@ -286,20 +286,23 @@ func (d *dir) remove(name string) error {
 	return os.NewSyscallError("remove", err)
 }
 
+// bearer tells this process from those that had its number before.
+var bearer = rand.Text()[:6]
+
 func tempName() string {
-	return tmpPrefix + strconv.Itoa(os.Getpid()) + "-" + rand.Text()[:12] + tmpSuffix
+	return tmpPrefix + strconv.Itoa(os.Getpid()) + "-" + bearer + rand.Text()[:12] + tmpSuffix
 }
 
 // tidy removes temporary files that a crashed run has left: those of a process
-// that is no more, of our own number before we wrote any, and those older than
-// an hour, whose number may be another's by now.
+// that is no more, of one that had our number, and those older than an hour, whose
+// number may be another's by now.
 func (d *dir) tidy() error {
 	names, err := d.f.Readdirnames(-1)
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
-		pid, ok := tmpOf(name)
+		pid, random, ok := tmpOf(name)
 		if !ok {
 			continue
 		}
@@ -307,7 +310,7 @@ func (d *dir) tidy() error {
 		if err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG && st.Mode&unix.S_IFMT != unix.S_IFLNK {
 			continue
 		}
-		gone := pid == os.Getpid() || unix.Kill(pid, 0) == unix.ESRCH
+		gone := pid == os.Getpid() && !strings.HasPrefix(random, bearer) || unix.Kill(pid, 0) == unix.ESRCH
 		if gone || time.Since(time.Unix(st.Ctim.Unix())) > time.Hour {
 			if err := d.remove(name); err != nil {
 				return fmt.Errorf("%s: %w", name, err)
@@ -318,12 +321,12 @@ func (d *dir) tidy() error {
 }
 
 // tmpOf is the process that made a temporary file.
-func tmpOf(name string) (pid int, ok bool) {
+func tmpOf(name string) (pid int, random string, ok bool) {
 	rest, ok1 := strings.CutPrefix(name, tmpPrefix)
 	rest, ok2 := strings.CutSuffix(rest, tmpSuffix)
 	number, random, ok3 := strings.Cut(rest, "-")
 	pid, err := strconv.Atoi(number)
-	return pid, ok1 && ok2 && ok3 && random != "" && err == nil && pid > 0
+	return pid, random, ok1 && ok2 && ok3 && random != "" && err == nil && pid > 0
 }
 
 // cause leaves out the path of the temporary file.

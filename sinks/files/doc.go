@@ -37,6 +37,7 @@
 // # Concurrency
 //
 // All methods may be called from several goroutines. Files of different items
-// do not wait for each other. The hooks are called with their targets locked and
+// do not wait for each other, nor do the checks of different directories, and
+// [Files.Status] waits for nobody. The hooks are called with their targets locked and
 // must not call Files.
 package files

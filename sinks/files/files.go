@@ -20,16 +20,17 @@ type Files struct {
 	users   map[ref][]*target  // by item, in the order of their paths
 	trusted map[uint32]bool    // users who could replace the agent anyway
 	wake    chan struct{}      // something became due
+	slow    time.Duration      // how often all are looked at, whatever happens
 	memory  *memory
 }
 
-// New checks the configuration, reporting all faults at once, and removes the
-// temporary files that a crashed run has left. It writes nothing.
+// New checks the configuration, reporting all faults at once. It writes nothing,
+// and touches no file system that files are on.
 func New(cfg Config) (*Files, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	fs := &Files{cfg: cfg, targets: map[string]*target{}, users: map[ref][]*target{}, trusted: ownersAbove(cfg.Trusted), wake: make(chan struct{}, 1)}
+	fs := &Files{cfg: cfg, targets: map[string]*target{}, users: map[ref][]*target{}, trusted: ownersAbove(cfg.Trusted), wake: make(chan struct{}, 1), slow: slowCheck}
 	var bad []error
 	add := func(t *target, err error) {
 		if err == nil && fs.targets[t.path] != nil {
@@ -53,11 +54,11 @@ func New(cfg Config) (*Files, error) {
 	fs.memory = newMemory(cfg.Remembered, cfg.Remember, cfg.Log)
 	for _, t := range fs.sorted() {
 		t.fs = fs
+		t.show()
 		for _, r := range t.needs() {
 			fs.users[r] = append(fs.users[r], t)
 		}
 	}
-	fs.tidy()
 	return fs, nil
 }
 
@@ -75,31 +76,6 @@ func ownersAbove(path string) map[uint32]bool {
 		}
 	}
 	return owners
-}
-
-// tidy removes what a crashed run has left. A directory that cannot be opened is
-// reported when a file is to be written there.
-func (fs *Files) tidy() {
-	dirs := map[string]*dir{}
-	for _, t := range fs.sorted() {
-		d := dirs[t.dir]
-		if d == nil {
-			var err error
-			if d, err = openDir(t.dir, fs.trusted); err != nil {
-				continue
-			}
-			defer d.close()
-			dirs[t.dir] = d
-			if err := d.tidy(); err != nil {
-				fs.cfg.Log.Warn("left-over temporary files not removed", "dir", t.dir, "err", err)
-			}
-		}
-		if t.set == nil && !t.entries[0].KeepPrevious { // of a configuration that had it kept; there may be a key in it
-			if err := d.remove(prevPrefix + t.base); err != nil {
-				fs.cfg.Log.Warn("previous version not removed, which is not kept any more", "file", t.path, "err", err)
-			}
-		}
-	}
 }
 
 // PublishSecret writes the files of a secret. An error is about those files
@@ -130,22 +106,12 @@ func (fs *Files) check(t *target) {
 	_ = fs.apply([]*target{t}, func(*target) {}) // settle has told the log
 }
 
-// look checks a target because something may have happened to it. One that could
-// not be written waits for its time: the failed write was an event as well.
-func (fs *Files) look(t *target) {
-	t.mu.Lock()
-	waits := t.err != nil && time.Now().Before(t.due)
-	t.mu.Unlock()
-	if !waits {
-		fs.check(t)
-	}
-}
-
-// Status is the state of all targets, by path.
+// Status is the state of all targets, by path. It waits for nothing, also while a
+// file system hangs.
 func (fs *Files) Status() []Status {
 	var out []Status
 	for _, t := range fs.sorted() {
-		out = append(out, t.status())
+		out = append(out, t.view.Load().Status)
 	}
 	return out
 }

@@ -29,6 +29,7 @@ func (fs *Files) Hold(path, wanted string) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	defer t.show()
 	t.held, t.heldFrom, t.settled = true, wanted, false
 	return nil
 }

@@ -1,11 +1,13 @@
 package files
 
 import (
+	"errors"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -74,10 +76,14 @@ func survives(t *testing.T, n int) {
 				t.Fatalf("kill %d: %s is missing or partial: %v, %d bytes", i, name, err, len(b))
 			}
 		}
+		keptIsTheLast(t, dir)
 		f, err := New(killConfig(dir))
 		if err != nil {
 			t.Fatal(err)
 		}
+		l := newLane(f, dir)
+		l.targets = f.sorted()
+		l.tidy()
 		if err := f.PublishSecret(both(0)); err != nil {
 			t.Fatalf("kill %d: after a start: %v", i, err)
 		}
@@ -100,6 +106,31 @@ func survives(t *testing.T, n int) {
 		}
 	}
 	t.Logf("%d kills: no file wrong, nothing left over", n)
+}
+
+// keptIsTheLast looks whether a roll-back would lead to what was in the file last.
+func keptIsTheLast(t *testing.T, dir string) {
+	t.Helper()
+	d, err := openDir(dir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.close()
+	if _, err := d.previous("kept"); err != nil {
+		return // killed before the exchange
+	}
+	number := func(name string) int {
+		b, err := d.read(name, maxRead)
+		first, _, _ := strings.Cut(string(b), "\n")
+		n, err2 := strconv.Atoi(first)
+		if err := errors.Join(err, err2); err != nil || string(b) != passwordOf(both(n)) {
+			t.Errorf("%s: %v, %.9q", name, err, b)
+		}
+		return n
+	}
+	if is, was := number("kept"), number(prevPrefix+"kept"); is != was+1 {
+		t.Errorf("%d is in the file, and %d is kept", is, was)
+	}
 }
 
 func TestKilledAtAnyMoment(t *testing.T) { survives(t, 20) }

@@ -72,8 +72,7 @@ func (t *target) hold(d *dir, known Delivery) error {
 	if err != nil {
 		return err
 	}
-	t.stands(gen)
-	t.back, t.marks = models, map[string]mark{}
+	t.back, t.marks, t.generation = models, map[string]mark{}, gen
 	for _, m := range models {
 		if st, err := at.stat(m.name); err == nil && (m.unread || st.Size == int64(len(m.bytes))) && m.attr.differ(-1, st) == "" {
 			t.marks[m.name] = mark{m.sum, identify(st)}

@@ -91,9 +91,13 @@ func TestReadOnlyDirectoryAtAStart(t *testing.T) {
 	}
 	for name, want := range map[string]string{"none": "", "left": "read-only file system"} {
 		var said bytes.Buffer
-		if _, err := New(Config{Files: []File{{Path: filepath.Join(dir, name), Secret: "db"}}, Log: slog.New(slog.NewTextHandler(&said, nil))}); err != nil {
+		f, err := New(Config{Files: []File{{Path: filepath.Join(dir, name), Secret: "db"}}, Log: slog.New(slog.NewTextHandler(&said, nil))})
+		if err != nil {
 			t.Fatal(err)
 		}
+		l := newLane(f, dir)
+		l.targets = f.sorted()
+		l.tidy()
 		if (said.Len() > 0) != (want != "") || !strings.Contains(said.String(), want) {
 			t.Errorf("%s: said %q, want %q", name, said.String(), want)
 		}

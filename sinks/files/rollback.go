@@ -34,6 +34,7 @@ func (fs *Files) Rollback(path string) error {
 func (fs *Files) rollback(t *target) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	defer t.show()
 	b := &batch{fs: fs, dirs: map[string]*dir{}}
 	defer b.close()
 	d, err := b.dir(t)
@@ -143,19 +144,6 @@ func (t *target) onDisk(d *dir) (int64, error) {
 	}
 	st, err := d.stat(t.base)
 	return st.Mtim.Nano(), err
-}
-
-// Delivered is what is in place, as far as this process has seen it right or
-// put it there; ok is false otherwise. After a Rollback to what an earlier
-// process has written, its items are not known.
-func (fs *Files) Delivered(path string) (d Delivery, ok bool) {
-	t, err := fs.target(path)
-	if err != nil {
-		return Delivery{}, false
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.delivered, t.delivered.Generation != 0
 }
 
 func (fs *Files) target(path string) (*target, error) {

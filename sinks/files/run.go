@@ -3,11 +3,11 @@ package files
 import (
 	"context"
 	"errors"
-	"fmt"
 	"path/filepath"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -15,103 +15,169 @@ const (
 	slowCheck = time.Minute
 	// dirRetry is how often a directory that cannot be watched is tried again.
 	dirRetry = 500 * time.Millisecond
+	// lastWords is how long the end waits for what is being written. A file
+	// system that hangs keeps nobody longer.
+	lastWords = 3 * time.Second
 )
 
-// Run repairs drift and tries again what could not be written, until ctx is
-// done.
+// Run removes what a crashed run has left, repairs drift and tries again what
+// could not be written, until ctx is done. Where the kernel watches no more files
+// it looks at them once a minute.
 func (fs *Files) Run(ctx context.Context) error {
-	w, err := fsnotify.NewWatcher()
-	if err != nil {
-		return fmt.Errorf("watch files: %w", err)
-	}
-	defer w.Close()
-	r := &runner{fs: fs, w: w, dirs: map[string][]*target{}, unwatched: map[string]bool{}, of: map[string]*target{}}
-	for _, t := range fs.targets {
-		r.dirs[t.dir] = append(r.dirs[t.dir], t)
-		r.unwatched[t.dir] = true
+	r := &runner{fs: fs, lanes: map[string]*lane{}, unwatched: map[string]bool{}, of: map[string]*target{}}
+	for _, t := range fs.sorted() {
+		l := r.lanes[t.dir]
+		if l == nil {
+			l = newLane(fs, t.dir)
+			r.lanes[t.dir] = l
+		}
+		l.targets = append(l.targets, t)
 		if t.set != nil { // its mode may be changed
 			r.of[filepath.Join(t.dir, t.store())] = t
 		}
 	}
-	return r.run(ctx)
+	r.open()
+	defer r.close()
+	r.run(ctx)
+	return nil
 }
 
-// A runner is a call of Run.
+// A runner is a call of Run. It opens no file itself, so that a file system that
+// hangs stops its own lanes alone.
 type runner struct {
-	fs        *Files
-	w         *fsnotify.Watcher
-	dirs      map[string][]*target
-	unwatched map[string]bool // directories that could not be watched so far
+	fs    *Files
+	w     *fsnotify.Watcher // nil while there are none to be had
+	lanes map[string]*lane  // by directory
+	// unwatched are the directories that could not be watched so far, with whether
+	// that may change soon.
+	unwatched map[string]bool
 	// of are the targets by what is watched besides: the generation of a set, or
 	// a file whose directory does not tell of it as it is a mount.
-	of map[string]*target
+	of   map[string]*target
+	full bool // it was told that the kernel watches no more
 }
 
-func (r *runner) run(ctx context.Context) error {
-	slow := time.NewTicker(slowCheck)
+// open makes the watcher. Nothing is watched then.
+func (r *runner) open() {
+	w, err := fsnotify.NewWatcher()
+	if err != nil {
+		r.unseen(err)
+		w = nil
+	}
+	r.w = w
+	for dir := range r.lanes {
+		r.unwatched[dir] = w != nil
+	}
+	for _, t := range r.fs.targets {
+		t.watching.Store(nil)
+	}
+}
+
+// unseen says, once, that changes are not seen when they happen.
+func (r *runner) unseen(err error) {
+	if !r.full {
+		r.fs.cfg.Log.Warn("the kernel watches no more files; what somebody else changes is found within a minute only", "err", err,
+			"hint", "raise fs.inotify.max_user_instances or fs.inotify.max_user_watches")
+	}
+	r.full = true
+}
+
+func (r *runner) close() {
+	if r.w != nil {
+		r.w.Close()
+	}
+	limit := time.After(lastWords)
+	for _, l := range r.lanes {
+		select {
+		case <-l.idle():
+		case <-limit:
+			r.fs.cfg.Log.Warn("files are still being written; their file system hangs", "dir", l.dir)
+			return
+		}
+	}
+}
+
+func (r *runner) run(ctx context.Context) {
+	slow := time.NewTicker(r.fs.slow)
 	defer slow.Stop()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
+		var events chan fsnotify.Event
+		var faults chan error
+		if r.w != nil {
+			events, faults = r.w.Events, r.w.Errors
+		}
 		select {
 		case <-ctx.Done():
-			return nil
-		case ev, ok := <-r.w.Events:
-			if !ok {
-				return errors.New("watch files: the watcher has ended")
-			}
+			return
+		case ev := <-events:
 			r.event(ev)
-			continue // what it made due has sent a wake-up
-		case err, ok := <-r.w.Errors:
-			if !ok {
-				return errors.New("watch files: the watcher has ended")
-			}
+			continue // what it made due sends a wake-up
+		case err := <-faults:
 			r.fs.cfg.Log.Warn("file events lost; all files are checked", "err", err)
 			r.checkAll()
 		case <-slow.C:
+			if r.w == nil {
+				r.open()
+			}
+			for dir := range r.unwatched {
+				r.unwatched[dir] = r.w != nil
+			}
 			r.checkAll()
 		case <-r.fs.wake:
-			r.watchInner()
 		case <-timer.C:
-			r.watch()
-			r.watchInner()
-			r.checkDue(time.Now())
 		}
-		timer.Reset(r.wait(time.Now()))
+		r.watch()
+		r.watchInner()
+		now := time.Now()
+		r.checkDue(now)
+		timer.Reset(r.wait(now))
 	}
 }
 
 func (r *runner) event(ev fsnotify.Event) {
-	if t := r.fs.targets[ev.Name]; t != nil {
-		r.fs.look(t)
-		return
+	t := r.fs.targets[ev.Name]
+	if t == nil {
+		t = r.of[filepath.Dir(ev.Name)]
 	}
-	t := r.of[filepath.Dir(ev.Name)]
 	if t == nil {
 		t = r.of[ev.Name] // the generation itself
 	}
 	if t != nil {
-		r.fs.look(t)
+		r.lanes[t.dir].check(false, t)
 		return
 	}
 	name := filepath.Clean(ev.Name)
-	if r.dirs[name] != nil && (ev.Has(fsnotify.Remove) || ev.Has(fsnotify.Rename)) {
+	if r.lanes[name] != nil && (ev.Has(fsnotify.Remove) || ev.Has(fsnotify.Rename)) {
 		_ = r.w.Remove(name) // it may be gone already
 		r.unwatched[name] = true
 		r.fs.wakeUp()
 	}
 }
 
+// add watches a path, and reports whether it does.
+func (r *runner) add(path string) (ok, soon bool) {
+	err := r.w.Add(path)
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.ENOMEM) {
+		r.unseen(err)
+		return false, false
+	}
+	return err == nil, true // the files there say why they cannot be written
+}
+
 // watch tries the directories that are not watched. One that is watched anew
 // may have changed in the meantime.
 func (r *runner) watch() {
-	for dir := range r.unwatched {
-		if err := r.w.Add(dir); err != nil {
-			continue // its files say why they cannot be written
+	for dir, may := range r.unwatched {
+		if !may {
+			continue
 		}
-		delete(r.unwatched, dir)
-		for _, t := range r.dirs[dir] {
-			r.fs.check(t)
+		ok, soon := r.add(dir)
+		r.unwatched[dir] = soon
+		if ok {
+			delete(r.unwatched, dir)
+			r.lanes[dir].check(true, r.lanes[dir].targets...)
 		}
 	}
 }
@@ -119,8 +185,11 @@ func (r *runner) watch() {
 // watchInner follows sets to their generations. What happened before a
 // generation is watched is looked for.
 func (r *runner) watchInner() {
+	if r.w == nil {
+		return
+	}
 	for _, t := range r.fs.targets {
-		want := t.watchable()
+		want := t.view.Load().watchable
 		have := t.watching.Load()
 		if have != nil && *have != want {
 			_ = r.w.Remove(*have) // it may be gone already
@@ -128,42 +197,26 @@ func (r *runner) watchInner() {
 			t.watching.Store(nil)
 			have = nil
 		}
-		if have == nil {
-			if want != "" && r.w.Add(want) == nil {
+		if have == nil && want != "" {
+			if ok, _ := r.add(want); ok {
 				r.of[want] = t
 				t.watching.Store(&want)
-				r.fs.check(t)
+				r.lanes[t.dir].check(false, t)
 			}
 		}
 	}
 }
 
-// watchable is what has to be watched besides the directory of the target.
-func (t *target) watchable() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	switch {
-	case t.set != nil && t.generation != 0:
-		return filepath.Join(t.dir, t.linkTo(t.generation))
-	case t.inPlace:
-		return t.path
-	}
-	return ""
-}
-
 func (r *runner) checkAll() {
-	for _, t := range r.fs.targets {
-		r.fs.look(t)
+	for _, l := range r.lanes {
+		l.check(false, l.targets...)
 	}
 }
 
 func (r *runner) checkDue(now time.Time) {
 	for _, t := range r.fs.targets {
-		t.mu.Lock()
-		due := !t.due.IsZero() && !t.due.After(now)
-		t.mu.Unlock()
-		if due {
-			r.fs.check(t)
+		if due := t.view.Load().due; !due.IsZero() && !due.After(now) {
+			r.lanes[t.dir].check(false, t)
 		}
 	}
 }
@@ -171,15 +224,16 @@ func (r *runner) checkDue(now time.Time) {
 // wait is how long nothing is due.
 func (r *runner) wait(now time.Time) time.Duration {
 	d := slowCheck
-	if len(r.unwatched) > 0 {
-		d = dirRetry
+	for _, soon := range r.unwatched {
+		if soon {
+			d = dirRetry
+		}
 	}
 	for _, t := range r.fs.targets {
-		t.mu.Lock()
-		if !t.due.IsZero() {
-			d = min(d, max(t.due.Sub(now), time.Millisecond))
+		// What was due is being checked, and says itself when it is next.
+		if due := t.view.Load().due; due.After(now) {
+			d = min(d, due.Sub(now))
 		}
-		t.mu.Unlock()
 	}
 	return d
 }

@@ -348,9 +348,6 @@ func (t *target) prune(b *batch) error {
 	}
 	slices.Reverse(left)
 	s.gens = left
-	if !t.due.IsZero() {
-		b.fs.wakeUp()
-	}
 	return nil
 }
 

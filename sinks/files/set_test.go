@@ -130,7 +130,7 @@ func TestSetIsWrittenOnceAndKept(t *testing.T) {
 		t.Errorf("delivered %d times, want 4", n)
 	}
 	gen, err := r.Generation(filepath.Join(dir, "tls"))
-	if d, ok := r.Delivered(filepath.Join(dir, "tls")); err != nil || !ok || d.Generation != gen || d.Items[0].Version != "4" || len(d.Items) != 1 {
+	if d := r.written[3]; err != nil || d.Generation != gen || d.Items[0].Version != "4" || len(d.Items) != 1 {
 		t.Errorf("delivered %+v, generation %d, %v", d, gen, err)
 	}
 	for name, mode := range map[string]os.FileMode{"user": 0o644, "password": 0o640} {

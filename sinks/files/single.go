@@ -43,7 +43,6 @@ func (t *target) writeFile(b *batch, j *job) (st unix.Stat_t, err error) {
 		b.fs.cfg.Log.Warn("file is a mount and is written in place: readers may see it half written", "file", t.path,
 			"marker", markPrefix+t.base)
 		t.inPlace = true
-		b.fs.wakeUp() // it is to be watched
 		return t.writeInPlace(b, j)
 	}
 	return st, err

@@ -22,6 +22,7 @@ type target struct {
 	set             *setState // nil for a file
 	fs              *Files
 	watching        atomic.Pointer[string] // what Run watches besides dir
+	view            atomic.Pointer[view]
 
 	mu         sync.Mutex
 	items      items           // guarded by mu: what should be in it
@@ -37,7 +38,6 @@ type target struct {
 	back       []model         // guarded by mu: what the roll-back has put back; nil if that is not known yet
 	heldFrom   string          // guarded by mu: what was wanted then
 	inPlace    bool            // guarded by mu: it cannot be renamed onto
-	since      time.Time       // guarded by mu: when it was written
 	reported   string          // guarded by mu: the drift that was told and is not repaired yet
 	repaired   time.Time       // guarded by mu: when a drift was last repaired
 	failures   int             // guarded by mu: in a row
@@ -236,16 +236,7 @@ func (t *target) found(d *dir, entries []*entry) *job {
 
 // right notes that all is as it should be.
 func (t *target) right(marks map[string]mark, generation int64) {
-	t.stands(generation)
-	t.marks, t.settled, t.reported = marks, true, ""
-}
-
-// stands notes which generation is in place.
-func (t *target) stands(generation int64) {
-	if t.set != nil && t.generation != generation {
-		t.fs.wakeUp() // it is to be watched
-	}
-	t.generation = generation
+	t.marks, t.generation, t.settled, t.reported = marks, generation, true, ""
 }
 
 // deliver is the delivery to come. Its generation is later than that found.
@@ -308,7 +299,6 @@ func (t *target) repair(f flaw) bool {
 	}
 	if wait := repairSpacing - time.Since(t.repaired); wait > 0 {
 		t.due = time.Now().Add(wait)
-		t.fs.wakeUp()
 		return false
 	}
 	return true
@@ -343,7 +333,6 @@ func (t *target) settle(err error) {
 	t.err, t.settled = err, false
 	t.failures++
 	t.due = time.Now().Add(backoff(t.failures))
-	t.fs.wakeUp()
 }
 
 // backoff is half a second, doubled with each failure up to five minutes, and
@@ -353,26 +342,37 @@ func backoff(failures int) time.Duration {
 	return d + rand.N(d/2)
 }
 
-// status is for Files.Status.
-func (t *target) status() Status {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	s := Status{Path: t.path, Set: t.set != nil, Generation: t.generation, RolledBack: t.held, WrittenAt: t.since, Err: t.err, RetryAt: t.due}
-	if t.set == nil {
-		s.Secret, s.Certificate = t.entries[0].Secret, t.entries[0].Certificate
-	}
+// A view is what can be said of a target while its file system hangs, and mu is
+// held for as long.
+type view struct {
+	Status
+	due       time.Time // when to look again; zero for not before something happens
+	watchable string    // what has to be watched besides the directory; "" is nothing
+}
+
+// show brings the view up to date. Whatever changes the target ends with it.
+func (t *target) show() {
+	v := &view{due: t.due, Status: Status{Path: t.path, Set: t.set != nil, Generation: t.generation, RolledBack: t.held, Err: t.err}}
 	if entries, ok := t.present(); ok && len(entries) > 0 {
 		for i, it := range t.items.of(entries) {
 			if i > 0 {
-				s.Version += ","
+				v.Version += ","
 			}
-			s.Version += it.Version
+			v.Version += it.Version
 		}
 	}
-	if t.err == nil {
-		s.RetryAt = time.Time{}
+	if t.err != nil {
+		v.RetryAt = t.due
 	}
-	return s
+	switch {
+	case t.set != nil && t.generation != 0:
+		v.watchable = filepath.Join(t.dir, t.linkTo(t.generation))
+	case t.inPlace:
+		v.watchable = t.path
+	}
+	if old := t.view.Swap(v); old == nil || old.watchable != v.watchable || !old.due.Equal(v.due) {
+		t.fs.wakeUp()
+	}
 }
 
 // forget leaves nothing that a later file could be compared with.
