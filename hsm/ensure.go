@@ -278,6 +278,9 @@ func (t *Token) check(ctx context.Context, k LedgerKey, f *wire.Found) (*Key, er
 		return nil, err
 	}
 	v := judge(a)
+	if f.Narrow {
+		v.weak = append(v.weak, surplus(k.Type, a)...)
+	}
 	if v.refuses(t.cfg.Lenient) {
 		return nil, bad("%s", strings.Join(v.all(), "; "))
 	}

@@ -114,6 +114,24 @@ func judge(a *wire.Audited) verdict {
 	return v
 }
 
+// surplus is what a key can be used for that it is not for. A key that was made from
+// a template without is not as it was asked for; one from before is only shown so.
+func surplus(typ KeyType, a *wire.Audited) (findings []string) {
+	all, uses := []string{"CKA_SIGN", "CKA_SIGN_RECOVER", "CKA_DECRYPT", "CKA_UNWRAP", "CKA_DERIVE"}, []string{"CKA_SIGN"}
+	switch typ {
+	case sealAES:
+		all, uses = append(all, "CKA_VERIFY", "CKA_ENCRYPT", "CKA_WRAP"), []string{"CKA_ENCRYPT", "CKA_DECRYPT"}
+	case sealRSA:
+		uses = []string{"CKA_DECRYPT"}
+	}
+	for _, name := range all {
+		if a.Attributes[name] == true && !slices.Contains(uses, name) {
+			findings = append(findings, name+" is true, though it was asked to be false")
+		}
+	}
+	return findings
+}
+
 // An Object is something on the token that the ledger does not know.
 type Object struct {
 	ID    string // hex CKA_ID; may be empty

@@ -39,7 +39,7 @@ func TestModules(t *testing.T) {
 				refusesWeakModule(t, cfg)
 				cfg.Ledger, cfg.Lenient = &hsmtest.Ledger{}, true
 			}
-			m := conformance{t: t, cfg: cfg, wrap: tt.wrap}
+			m := conformance{t: t, cfg: cfg, wrap: tt.wrap, rsaDecrypts: tt.name == "tpm"}
 			token, stop := open(t, cfg)
 			if got := token.Status().Limits; !slices.Equal(got, tt.cannot) {
 				t.Errorf("it cannot: %q; want %q", got, tt.cannot)
@@ -48,6 +48,7 @@ func TestModules(t *testing.T) {
 			key := newKey(t, token, "host", hsm.ECDSAP256)
 			m.audits(token, key)
 			m.seals(token)
+			m.forOneUse(token)
 			m.opensTampered()
 			m.keepsCertificate(token, key)
 			m.survivesKill(token, key)
@@ -83,6 +84,8 @@ type conformance struct {
 	t    *testing.T
 	cfg  hsm.Config
 	wrap string
+	// rsaDecrypts: it signs with RSA by decrypting
+	rsaDecrypts bool
 }
 
 // algorithms signs with every type of key that the module offers, and is refused
@@ -120,6 +123,34 @@ func (m conformance) audits(token *hsm.Token, key *hsm.Key) {
 	m.t.Logf("%s states %v; wrapping %s by %s", token.Status().Module, info.Attributes, info.Audit.Wrap, info.Audit.WrapBy)
 	if info.Attributes["CKA_SENSITIVE"] != true || info.Attributes["CKA_EXTRACTABLE"] != false {
 		m.t.Errorf("attributes: %v", info.Attributes)
+	}
+}
+
+// forOneUse checks that keys have the uses that they are for and no other.
+func (m conformance) forOneUse(token *hsm.Token) {
+	for _, k := range token.Keys() {
+		all, want := []string{"CKA_SIGN", "CKA_SIGN_RECOVER", "CKA_DECRYPT", "CKA_UNWRAP", "CKA_DERIVE"}, map[string]bool{"CKA_SIGN": true}
+		switch k.Type {
+		case "aes-256":
+			all, want = append(all, "CKA_VERIFY", "CKA_ENCRYPT", "CKA_WRAP"), map[string]bool{"CKA_ENCRYPT": true, "CKA_DECRYPT": true}
+		case "rsa-2048-oaep":
+			want = map[string]bool{"CKA_DECRYPT": true}
+		}
+		if k.State != hsm.Live {
+			continue
+		}
+		if m.rsaDecrypts && k.Type == hsm.RSA2048 {
+			want["CKA_DECRYPT"] = true
+		}
+		info, err := token.Info(m.t.Context(), k.ID)
+		if err != nil {
+			m.t.Error(err)
+		}
+		for _, use := range all {
+			if is, _ := info.Attributes[use].(bool); is != want[use] {
+				m.t.Errorf("key %v: %s is %v", k, use, info.Attributes[use])
+			}
+		}
 	}
 }
 

@@ -117,6 +117,7 @@ type Found struct {
 	Unreadable                            int    // objects whose attributes could not be read
 	Type                                  string // as in Generate, in the answer to Find; "" if not one of these
 	SPKI                                  []byte // DER, in the answer to Find; if there
+	Narrow                                bool   // in the answer to Generate: the module was told what the key is not for
 	Certificate                           []byte // DER of one stored beside the key, in the answer to a fresh Find
 }
 

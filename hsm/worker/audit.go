@@ -9,8 +9,8 @@ import (
 	"github.com/signet-agent/signet/hsm/wire"
 )
 
-// stated are the attributes that say whether a key can leave the token, and
-// whether it was made there.
+// stated are the attributes that say whether a key can leave the token, whether it
+// was made there, and what it can be used for.
 var stated = []struct {
 	typ  uint
 	name string
@@ -23,6 +23,14 @@ var stated = []struct {
 	{pkcs11.CKA_KEY_GEN_MECHANISM, "CKA_KEY_GEN_MECHANISM"},
 	{pkcs11.CKA_PRIVATE, "CKA_PRIVATE"},
 	{pkcs11.CKA_TOKEN, "CKA_TOKEN"},
+	{pkcs11.CKA_SIGN, "CKA_SIGN"},
+	{pkcs11.CKA_SIGN_RECOVER, "CKA_SIGN_RECOVER"},
+	{pkcs11.CKA_VERIFY, "CKA_VERIFY"},
+	{pkcs11.CKA_ENCRYPT, "CKA_ENCRYPT"},
+	{pkcs11.CKA_DECRYPT, "CKA_DECRYPT"},
+	{pkcs11.CKA_WRAP, "CKA_WRAP"},
+	{pkcs11.CKA_UNWRAP, "CKA_UNWRAP"},
+	{pkcs11.CKA_DERIVE, "CKA_DERIVE"},
 }
 
 // audit states what the module says of a key, and tries to get it out. What it

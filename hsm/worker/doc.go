@@ -14,10 +14,10 @@
 //
 // # Sessions and locks
 //
-// One goroutine takes requests off the socket. Signatures go to a fixed number
-// of goroutines, each with a session of its own, so the number of sessions and
-// of operating system threads is bounded. All other requests are carried out one
-// after the other. Key generation and destruction run alone: SoftHSM corrupts
+// Signatures are asked for on lanes: a fixed number of goroutines, each with a
+// pair of pipes and a session of its own, so the number of sessions and of
+// operating system threads is bounded. All other requests come over the socket and
+// are carried out one after the other. Key generation and destruction run alone: SoftHSM corrupts
 // its objects when another thread searches meanwhile.
 //
 // # What it holds
@@ -34,5 +34,5 @@
 // miekg/pkcs11, and what is done with secrets by one crossing into C, see capi.go.
 // Signatures are made in C as long as nothing else is asked for, see lane.go. A
 // module that wants arguments for its initialisation, which crypto11 cannot give,
-// is used without it; so is one that wants other templates.
+// is used without it. Where templates have to say less, keys are generated without.
 package worker

@@ -4,6 +4,8 @@ import (
 	"crypto/ed25519"
 	"encoding/hex"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/ThalesGroup/crypto11"
 	"github.com/miekg/pkcs11"
@@ -22,33 +24,77 @@ func (m *module) generate(req wire.Generate) (*wire.Found, error) {
 	if !known {
 		return nil, &wire.Error{Name: wire.BadRequest, Text: fmt.Sprintf("generate key of type %q", req.Type)}
 	}
-	if !m.plain {
-		err = m.generateAs(kind, id, req, true)
-		m.plain = m.balks(id, err)
+	for w := m.habit.wording; ; w++ {
+		if err = m.generateAs(kind, id, req, w); err == nil {
+			m.habit.wording = w // what the library has taken once is what it is asked from now on
+			break
+		}
+		if w == lastWording || !m.balks(id, err) {
+			return nil, wireError("generate key", err)
+		}
 	}
-	if m.plain {
-		err = m.generateAs(kind, id, req, false)
-	}
+	f, err := m.find(wire.Find{ID: req.ID, Fresh: true})
 	if err != nil {
-		return nil, wireError("generate key", err)
+		return nil, err
 	}
-	return m.find(wire.Find{ID: req.ID, Fresh: true})
+	f.Narrow = m.habit.wording < lastWording && !(m.habit.rsaDecrypts && kind.keyType == pkcs11.CKK_RSA)
+	return f, nil
 }
 
-// generateAs makes a key that is for one use only, or, where the module does not
-// take that, for those uses that it gives such a key by itself.
-func (m *module) generateAs(k kind, id []byte, req wire.Generate, strict bool) error {
-	public, private := templates(id, req, strict)
-	if m.c11 != nil && k.by11 != nil && strict {
+// A wording is how much of what a key is for a template says. Private halves and
+// secret keys are always for one use only, except in the last wording.
+type wording int
+
+const (
+	bothHalves  wording = iota // what each half is for, and what it is not for
+	privateHalf                // the same of the private half; nothing of the public one
+	bareUses                   // what each half is for: the module adds what it likes
+	lastWording = bareUses
+)
+
+// habits are what libraries want that is not told by their errors.
+var habits = []struct {
+	library string // its description begins so
+	habit
+}{
+	// It takes what is said of the public half for the private one, and then fails
+	// by CKR_GENERAL_ERROR, which may mean anything. It signs by PKCS#1 v1.5 with the
+	// TPM's command to decrypt.
+	{"TPM2.0 Cryptoki", habit{wording: privateHalf, rsaDecrypts: true}},
+}
+
+// A habit is what a library wants.
+type habit struct {
+	wording     wording // that of templates which it takes
+	rsaDecrypts bool    // RSA keys that sign must be for decrypting too
+}
+
+func habitOf(library string) habit {
+	for _, h := range habits {
+		if strings.HasPrefix(library, h.library) {
+			return h.habit
+		}
+	}
+	return habit{}
+}
+
+// generateAs makes a key, by crypto11 where that adds nothing to the template.
+func (m *module) generateAs(k kind, id []byte, req wire.Generate, w wording) error {
+	publicFor, privateFor := uses(req.Type)
+	if m.habit.rsaDecrypts && k.keyType == pkcs11.CKK_RSA && k.sigLen > 0 {
+		privateFor = append(privateFor, pkcs11.CKA_DECRYPT)
+	}
+	public, private := templates(id, req, w, publicFor, privateFor)
+	if m.c11 != nil && k.by11 != nil && w == bothHalves {
 		return k.by11(m.c11, public, private)
 	}
 	return m.generateBy(k, public, private)
 }
 
-// balks reports whether a generation failed in a way in which modules refuse to
-// be told what a key is not for, as that of TPMs does, and left nothing.
+// balks reports whether a generation failed because of its template, and left
+// nothing.
 func (m *module) balks(id []byte, err error) bool {
-	if !isCKR(err, pkcs11.CKR_GENERAL_ERROR, pkcs11.CKR_TEMPLATE_INCONSISTENT, pkcs11.CKR_ATTRIBUTE_VALUE_INVALID, pkcs11.CKR_ATTRIBUTE_TYPE_INVALID) {
+	if !isCKR(err, pkcs11.CKR_TEMPLATE_INCONSISTENT, pkcs11.CKR_ATTRIBUTE_VALUE_INVALID, pkcs11.CKR_ATTRIBUTE_TYPE_INVALID, pkcs11.CKR_ATTRIBUTE_READ_ONLY) {
 		return false
 	}
 	left, err := m.search(pkcs11.NewAttribute(pkcs11.CKA_ID, id))
@@ -130,10 +176,28 @@ func (m *module) generateBy(k kind, public, private crypto11.AttributeSet) error
 	return err
 }
 
+// The uses of a key that there are, by half.
+var (
+	privateUses = []uint{pkcs11.CKA_SIGN, pkcs11.CKA_DECRYPT, pkcs11.CKA_SIGN_RECOVER, pkcs11.CKA_UNWRAP, pkcs11.CKA_DERIVE}
+	publicUses  = []uint{pkcs11.CKA_VERIFY, pkcs11.CKA_ENCRYPT, pkcs11.CKA_VERIFY_RECOVER, pkcs11.CKA_WRAP, pkcs11.CKA_DERIVE}
+	secretUses  = []uint{pkcs11.CKA_ENCRYPT, pkcs11.CKA_DECRYPT, pkcs11.CKA_SIGN, pkcs11.CKA_VERIFY, pkcs11.CKA_WRAP, pkcs11.CKA_UNWRAP, pkcs11.CKA_DERIVE}
+)
+
+// uses are what a type of key is for. A sealing key encrypts a data key; it wraps and
+// unwraps nothing on the token.
+func uses(typ string) (public, private []uint) {
+	switch typ {
+	case wire.TypeAES256:
+		return nil, []uint{pkcs11.CKA_ENCRYPT, pkcs11.CKA_DECRYPT}
+	case wire.TypeRSA2048KE:
+		return []uint{pkcs11.CKA_ENCRYPT}, []uint{pkcs11.CKA_DECRYPT}
+	}
+	return []uint{pkcs11.CKA_VERIFY}, []uint{pkcs11.CKA_SIGN}
+}
+
 // templates are the attributes of both halves. They are sets, because modules
-// differ in which of two equal attributes they take. If strict, they say what
-// the key is not for, too.
-func templates(id []byte, req wire.Generate, strict bool) (public, private crypto11.AttributeSet) {
+// differ in which of two equal attributes they take.
+func templates(id []byte, req wire.Generate, w wording, publicFor, privateFor []uint) (public, private crypto11.AttributeSet) {
 	public, private = crypto11.NewAttributeSet(), crypto11.NewAttributeSet()
 	set := func(s crypto11.AttributeSet, typ uint, v any) { _ = s.Set(typ, v) } // fails on types of v not used here
 	for _, s := range []crypto11.AttributeSet{public, private} {
@@ -141,21 +205,23 @@ func templates(id []byte, req wire.Generate, strict bool) (public, private crypt
 		set(s, pkcs11.CKA_ID, id)
 		set(s, pkcs11.CKA_LABEL, req.Label)
 	}
-	seal := req.Type == wire.TypeAES256 || req.Type == wire.TypeRSA2048KE
 	set(private, pkcs11.CKA_PRIVATE, true)
 	set(private, pkcs11.CKA_SENSITIVE, true)
 	set(private, pkcs11.CKA_EXTRACTABLE, false)
-	use := func(s crypto11.AttributeSet, typ uint, is bool) {
-		if is || strict {
-			set(s, typ, is)
+	say := func(s crypto11.AttributeSet, all, of []uint) {
+		for _, use := range all {
+			if is := slices.Contains(of, use); is || w != bareUses {
+				set(s, use, is)
+			}
 		}
 	}
-	use(private, pkcs11.CKA_SIGN, !seal)
-	use(private, pkcs11.CKA_DECRYPT, seal)
-	use(public, pkcs11.CKA_VERIFY, !seal)
-	use(public, pkcs11.CKA_ENCRYPT, seal)
+	all := privateUses
 	if req.Type == wire.TypeAES256 {
-		set(private, pkcs11.CKA_ENCRYPT, true)
+		all = secretUses
+	}
+	say(private, all, privateFor)
+	if w != privateHalf {
+		say(public, publicUses, publicFor)
 	}
 	return public, private
 }

@@ -36,7 +36,7 @@ type module struct {
 	// reading by everything else.
 	alone *exclusion
 
-	plain   bool                 // generates only from templates that say what a key is for, not what it is not for
+	habit   habit                // what the library wants of templates
 	admin   pkcs11.SessionHandle // of the goroutine that carries out all but signing
 	signers int                  // number of signing sessions
 	index   index
@@ -76,7 +76,7 @@ func open(req wire.Open) (*module, *wire.Opened, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	opened.Warnings = warnings
+	opened.Warnings, m.habit = warnings, habitOf(opened.Library)
 	opened.PINQuick = quickDigest(m.pin, req.QuickKey)
 	if !hmac.Equal(opened.PINQuick, req.Accepted) {
 		// This takes its time; one that is accepted need not be told from others.
