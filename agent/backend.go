@@ -53,7 +53,7 @@ func (b backend) Fetch(ctx context.Context, name string) error {
 	case <-ctx.Done():
 		return problem(b.ready(time.Now()))
 	}
-	return problem(b.refresher.join(ctx, b.life, name))
+	return notTheCaller(b.refresher.join(ctx, b.life, name))
 }
 
 // Refused is for socket.Backend.
@@ -62,10 +62,20 @@ func (b backend) Refused(ctx context.Context, name, version string) error {
 		return problem(b.ready(time.Now()))
 	}
 	err := b.refresher.refused(ctx, b.life, name, version)
-	if upstream.CodeOf(err) == upstream.Unavailable {
-		return nil // the upstream is away: what is published is still the best there is
+	if _, ok := errors.AsType[*refusal](err); !ok && !gone(err) {
+		return nil // no better answer came: what is published is still the best there is
 	}
 	return problem(err)
+}
+
+// notTheCaller is the problem of what the agent asks an upstream of itself: that it
+// asked wrongly, or too often, is no fault of who waits for the answer.
+func notTheCaller(err error) error {
+	err = problem(err)
+	if p, ok := errors.AsType[*socket.Problem](err); ok && (p.Code == socket.CodeInvalid || p.Code == socket.CodeBusy) {
+		p.Code = socket.CodeUnavailable
+	}
+	return err
 }
 
 func (a *Agent) isOpen() bool {
@@ -231,7 +241,7 @@ func (b backend) Token(ctx context.Context, name string) (*oauth2.Token, error) 
 		return nil, problem(&refusal{socket.CodeNotFound, fmt.Sprintf("no upstream %q with access tokens is configured", name)})
 	}
 	t, err := s.tokens.Token(ctx)
-	return t, problem(err)
+	return t, notTheCaller(err)
 }
 
 // Proxy is for socket.Backend.

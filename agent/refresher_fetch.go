@@ -255,8 +255,9 @@ func (r *refresher) refused(ctx context.Context, fly context.Context, name, vers
 		return &refusal{"not-found", fmt.Sprintf("secret %q is not configured", name)}
 	}
 	r.mu.Lock()
-	r.look()
-	if it.held.Version != version || it.flight == nil && !it.refuse.take(r.clocks.at) {
+	now, failed := r.look(), it.held.failures()
+	early := now.Before(failed.At.Add(holdOff(failed.Last))) // the upstream wants to be left alone
+	if it.held.Version != version || it.flight == nil && (early || !it.refuse.take(r.clocks.at)) {
 		r.mu.Unlock()
 		return nil
 	}

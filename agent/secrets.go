@@ -107,11 +107,18 @@ func (h *held) failed(err error, now time.Time, wait time.Duration) *held {
 	n, f := *h, h.failures()
 	f.Count++
 	f.Last, f.At, f.RetryAt = err, now, now.Add(wait)
-	if c := upstream.CodeOf(err); c == upstream.Denied || c == upstream.NotFound {
-		n.Fields, n.FetchedAt, f.Gone = nil, time.Time{}, c
+	if gone(err) {
+		n.Fields, n.FetchedAt, f.Gone = nil, time.Time{}, upstream.CodeOf(err)
 	}
 	n.bad = &f
 	return &n
+}
+
+// gone reports whether an upstream has said that there is no value any more, at
+// least for this host.
+func gone(err error) bool {
+	c := upstream.CodeOf(err)
+	return c == upstream.Denied || c == upstream.NotFound
 }
 
 // justStale is a held that claims to be fetched later than now. That tells that
