@@ -14,8 +14,9 @@
  *   sessions  if it exists, its number is how many sessions every token states
  *             that it can have, and has.
  *   escape    if it exists, C_Initialize tries to open a TCP socket and to run a
- *             program, and whether the process can be dumped, and appends what
- *             came of it: "allowed" or "refused".
+ *             program, to reach into other processes and the kernel, and whether
+ *             the process can be dumped, and appends what came of it: "allowed"
+ *             or "refused".
  *   calls     if it exists, C_Finalize writes into it how often some functions
  *             were called, "threads": whether C_Initialize was told of them,
  *             and "sessions": how many were open at once.
@@ -23,14 +24,17 @@
  *
  * Build: cc -shared -fPIC -o shim.so shim.c
  */
+#define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 typedef unsigned long ck;
@@ -138,7 +142,14 @@ static void escape(void) {
 	if (s >= 0) close(s);
 	execv(argv[0], argv);
 	fprintf(f, "program %s\n", errno == EPERM ? "refused" : "allowed");
+	int reached = syscall(SYS_pidfd_getfd, -1, 0, 0) == -1 && errno == EPERM;
+	fprintf(f, "files %s\n", reached ? "refused" : "allowed");
+	/* Flags that do not go together are EINVAL, unless they are refused before. */
+	long in = syscall(SYS_clone, CLONE_NEWUSER | CLONE_THREAD, 0, 0, 0, 0);
+	fprintf(f, "namespace %s\n", in == -1 && errno == EPERM ? "refused" : "allowed");
 	fprintf(f, "dump %s\n", prctl(PR_GET_DUMPABLE) == 0 ? "refused" : "allowed");
+	int mounts = syscall(SYS_fsopen, "none", 0) == -1 && errno == EPERM, kexec = syscall(SYS_kexec_file_load, -1, -1, 0, 0, 0) == -1 && errno == EPERM;
+	fprintf(f, "kernel %s\n", mounts && kexec ? "refused" : "allowed");
 	fclose(f);
 }
 
