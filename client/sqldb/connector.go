@@ -5,6 +5,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -52,29 +53,32 @@ type Connector struct {
 	flight singleflight.Group // of reports to the agent, by version
 
 	mu      sync.Mutex
-	proven  string   // guarded by mu; the version that has logged in last
-	trial   *trial   // guarded by mu; the first login with a version not proven
-	refused *refusal // guarded by mu; the version that was refused last
+	proven  string              // guarded by mu; the version that has logged in last
+	trial   *trial              // guarded by mu; the one login under way with a version not proven
+	refused map[string]*refusal // guarded by mu; by version
 }
 
 // A trial is a login whose end others wait for.
 type trial struct {
 	version string
 	done    chan struct{}
+	err     error // once done: what others would get too, nil if only its own context ended it
 }
 
 // A refusal is a version that the database does not take.
 type refusal struct {
-	version string
-	err     error
-	first   time.Time
-	hold    time.Duration // how long it is not tried again
-	until   time.Time
+	err         error
+	first, last time.Time
+	hold        time.Duration // how long it is not tried again
 }
+
+// until is when it may be tried again.
+func (r *refusal) until() time.Time { return r.last.Add(r.hold) }
 
 const (
 	minHold = time.Second
 	maxHold = time.Minute
+	forget  = time.Hour // after this a version that nobody tries is one like any other
 )
 
 // New returns a Connector that logs in to db with a secret of the agent. It is
@@ -107,85 +111,108 @@ func (c *Connector) Connect(ctx context.Context) (driver.Conn, error) {
 
 // login tries one version, unless it was refused just now.
 func (c *Connector) login(ctx context.Context, s *client.Secret) (driver.Conn, error) {
-	first, err := c.admit(ctx, s.Version)
+	t, err := c.admit(ctx, s.Version)
 	if err != nil {
 		return nil, err
 	}
+	began := time.Now()
 	conn, err := c.db.Login(ctx, s)
 	if err != nil {
 		err = fmt.Errorf("log in with secret %q version %q: %w", s.Name, s.Version, err)
 	}
-	c.judge(s.Version, first, err)
+	c.judge(s.Version, began, err)
+	if t != nil {
+		if ctx.Err() == nil {
+			t.err = err
+		}
+		c.end(t)
+	}
 	return conn, err
 }
 
 // admit lets a login with a version go ahead: at once if the version is proven,
-// else as its trial, which it returns, or when that has ended without a
-// refusal.
+// else as its trial, which it returns. There is one trial at a time, whatever
+// its version: when it ends in anything but a success, one of those who wait has
+// the next. A trial that began while they waited already speaks for them all, so
+// that nobody queues behind a database that is away.
 func (c *Connector) admit(ctx context.Context, version string) (*trial, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.held(version); err != nil || version == c.proven {
-		return nil, err
+	for waited := false; ; waited = true {
+		if err := c.held(version); err != nil || version == c.proven {
+			return nil, err
+		}
+		t := c.trial
+		if t == nil {
+			c.trial = &trial{version: version, done: make(chan struct{})}
+			return c.trial, nil
+		}
+		if err := c.await(ctx, t); err != nil {
+			return nil, err
+		}
+		if waited && t.version == version && t.err != nil {
+			return nil, t.err
+		}
 	}
-	t := c.trial
-	if t == nil || t.version != version {
-		c.trial = &trial{version: version, done: make(chan struct{})}
-		return c.trial, nil
-	}
+}
+
+// await waits for the end of a trial. The caller holds mu, which is free
+// meanwhile.
+func (c *Connector) await(ctx context.Context, t *trial) error {
 	c.mu.Unlock()
-	var err error
+	defer c.mu.Lock()
 	select {
 	case <-t.done:
+		return nil
 	case <-ctx.Done():
-		err = context.Cause(ctx)
+		return context.Cause(ctx)
 	}
+}
+
+// end lets the next one try.
+func (c *Connector) end(t *trial) {
 	c.mu.Lock()
-	if err != nil {
-		return nil, err
-	}
-	return nil, c.held(version)
+	defer c.mu.Unlock()
+	c.trial = nil
+	close(t.done)
 }
 
 // held is the error of a version that is not to be tried for now. The caller
 // holds mu.
 func (c *Connector) held(version string) error {
-	if r := c.refused; r != nil && r.version == version && time.Now().Before(r.until) {
+	if r := c.refused[version]; r != nil && time.Now().Before(r.until()) {
 		return r.err
 	}
 	return nil
 }
 
-// judge takes up how a login with a version has ended.
-func (c *Connector) judge(version string, t *trial, err error) {
+// judge takes up how a login with a version has ended. One that began before the
+// version was refused says nothing of what the database takes now.
+func (c *Connector) judge(version string, began time.Time, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if t != nil {
-		close(t.done)
-		if c.trial == t {
-			c.trial = nil
-		}
-	}
+	r := c.refused[version]
 	switch now := time.Now(); {
+	case err == nil && r != nil && began.Before(r.last):
 	case err == nil:
 		c.proven = version
-		if c.refused != nil && c.refused.version == version {
-			c.refused = nil
-		}
+		delete(c.refused, version)
 	case !c.db.Refused(err):
-	case c.refused == nil || c.refused.version != version:
-		c.refused = &refusal{version, err, now, minHold, now.Add(minHold)}
-		c.disprove(version)
-	case !now.Before(c.refused.until): // others that failed at the same time count once
-		r := c.refused
-		hold := min(2*r.hold, maxHold)
-		c.refused = &refusal{version, err, r.first, hold, now.Add(hold)}
-		c.disprove(version)
+	case r == nil:
+		c.refuse(version, &refusal{err, now, now, minHold})
+	case !began.Before(r.until()): // others that began before count once
+		c.refuse(version, &refusal{err, r.first, now, min(2*r.hold, maxHold)})
 	}
 }
 
-// disprove makes a version one that needs a trial. The caller holds mu.
-func (c *Connector) disprove(version string) {
+// refuse makes a version one that is not tried for a time, and then needs a
+// trial. The caller holds mu.
+func (c *Connector) refuse(version string, r *refusal) {
+	if c.refused == nil {
+		c.refused = map[string]*refusal{}
+	}
+	maps.DeleteFunc(c.refused, func(_ string, old *refusal) bool { return r.last.Sub(old.last) > forget })
+	c.refused[version] = r
 	if c.proven == version {
 		c.proven = ""
 	}
@@ -215,7 +242,7 @@ func (c *Connector) report(ctx context.Context, version string) (*client.Secret,
 func (c *Connector) patient(version string) time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if r := c.refused; r != nil && r.version == version {
+	if r := c.refused[version]; r != nil {
 		switch {
 		case c.Patience > 0:
 			return r.first.Add(c.Patience)

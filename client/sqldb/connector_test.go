@@ -31,7 +31,8 @@ type fake struct {
 	takes   time.Duration
 	reports []string
 	logins  map[string]int
-	most    int // logins with a version that the database does not take, at once
+	times   []time.Time // of the logins
+	most    int         // logins with a version that the database does not take, at once
 	now     int
 }
 
@@ -61,22 +62,29 @@ func (f *fake) Refused(ctx context.Context, _, version string) (*client.Secret, 
 	return f.secret(), nil
 }
 
-func (f *fake) Login(_ context.Context, s *client.Secret) (driver.Conn, error) {
+func (f *fake) Login(ctx context.Context, s *client.Secret) (driver.Conn, error) {
 	f.mu.Lock()
 	f.logins[s.Version]++
+	f.times = append(f.times, time.Now())
 	wrong := s.Version != f.works
 	if wrong {
 		f.now++
 		f.most = max(f.most, f.now)
 	}
+	takes := f.takes
 	f.mu.Unlock()
-	time.Sleep(f.takes)
+	select {
+	case <-time.After(takes):
+	case <-ctx.Done():
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if wrong {
 		f.now--
 	}
 	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
 	case f.away:
 		return nil, errAway
 	case wrong:

@@ -25,8 +25,8 @@
 //
 // Databases lock accounts after some failed logins, and a pool opens many
 // connections at once. So a credential that has not worked yet is tried by one
-// login while the others wait for how it ends, and one that was refused is not
-// tried again for a time that doubles from a second to a minute.
+// login while the others wait until one has worked, and one that was refused is
+// not tried again for a time that doubles from a second to a minute.
 //
 // # Concurrency
 //
