@@ -129,16 +129,23 @@ func parseACL(texts []string, mode fs.FileMode) ([]byte, error) {
 	perm := func(shift int) uint16 { return uint16(mode>>shift) & 7 }
 	entries := []aclEntry{{aclUserObj, perm(6), aclNoID}, {aclGroupObj, perm(3), aclNoID}, {aclOther, perm(0), aclNoID}}
 	mask := perm(3)
+	var absent error
 	for _, text := range texts {
 		e, err := parseACLEntry(text)
-		if err != nil {
+		switch {
+		case isAbsent(err):
+			absent = cmp.Or(absent, fmt.Errorf("acl %q: %w", text, err))
+			continue
+		case err != nil:
 			return nil, fmt.Errorf("acl %q: %w", text, err)
-		}
-		if slices.ContainsFunc(entries, func(o aclEntry) bool { return o.tag == e.tag && o.id == e.id }) {
+		case slices.ContainsFunc(entries, func(o aclEntry) bool { return o.tag == e.tag && o.id == e.id }):
 			return nil, fmt.Errorf("acl %q: is there twice", text)
 		}
 		mask |= e.perm
 		entries = append(entries, e)
+	}
+	if absent != nil {
+		return nil, absent
 	}
 	entries = append(entries, aclEntry{aclMask, mask, aclNoID})
 	slices.SortFunc(entries, func(a, b aclEntry) int { return cmp.Or(cmp.Compare(a.tag, b.tag), cmp.Compare(a.id, b.id)) })
@@ -157,21 +164,6 @@ func parseACLEntry(text string) (aclEntry, error) {
 		return aclEntry{}, errors.New("want u:NAME:PERMISSIONS or g:NAME:PERMISSIONS")
 	}
 	e := aclEntry{tag: aclUser}
-	var id int
-	var err error
-	switch parts[0] {
-	case "u", "user":
-		id, err = lookupUser(parts[1])
-	case "g", "group":
-		e.tag = aclGroup
-		id, err = lookupGroup(parts[1])
-	default:
-		return e, errors.New("is neither of a user (u:) nor of a group (g:)")
-	}
-	if err != nil {
-		return e, fmt.Errorf("there is no %q on this host", parts[1])
-	}
-	e.id = uint32(id)
 	for _, c := range parts[2] {
 		switch c {
 		case 'r':
@@ -185,7 +177,20 @@ func parseACLEntry(text string) (aclEntry, error) {
 			return e, errors.New("permissions are r, w, x and -")
 		}
 	}
-	return e, nil
+	lookup := lookupUser
+	switch parts[0] {
+	case "u", "user":
+	case "g", "group":
+		e.tag, lookup = aclGroup, lookupGroup
+	default:
+		return e, errors.New("is neither of a user (u:) nor of a group (g:)")
+	}
+	if parts[1] == "" {
+		return e, errors.New("says nobody")
+	}
+	id, err := lookup(parts[1])
+	e.id = uint32(id)
+	return e, err
 }
 
 // maskOf is the mask of an encoded ACL.

@@ -2,11 +2,12 @@ package files
 
 import (
 	"fmt"
+	"os"
 	"strings"
 )
 
-// Check reports why New would refuse the file. It looks at the configuration and
-// at the users of this host, not at what is at the path.
+// Check reports why New would refuse the file. It does not look at what is at the
+// path; for users and groups that are not there see Missing.
 func (f File) Check() error {
 	_, err := compileFile(f)
 	return err
@@ -16,6 +17,39 @@ func (f File) Check() error {
 func (s Set) Check() error {
 	_, err := compileSet(s)
 	return err
+}
+
+// Items are what is in the file, in the order of its text; without their versions.
+func (f File) Items() []Item {
+	e, err := compileEntry(f)
+	if err != nil {
+		return nil // it was refused by Check
+	}
+	out := make([]Item, 0, len(e.needs))
+	for _, r := range e.needs {
+		if r.Kind == kindSecret {
+			out = append(out, Item{Secret: r.Name})
+		} else {
+			out = append(out, Item{Certificate: r.Name})
+		}
+	}
+	return out
+}
+
+// IDs are the numbers of the owner and the group; -1 is one that this host does
+// not have.
+func (f File) IDs() (uid, gid int) {
+	number := func(name string, own int, lookup func(string) (int, error)) int {
+		if name == "" {
+			return own
+		}
+		id, err := lookup(name)
+		if err != nil {
+			return -1
+		}
+		return id
+	}
+	return number(f.Owner, os.Geteuid(), lookupUser), number(f.Group, os.Getegid(), lookupGroup)
 }
 
 // Missing are the users and groups of the file that this host does not have, as

@@ -1,6 +1,7 @@
 package files
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -19,6 +20,9 @@ type entry struct {
 	attr  attributes
 	tmpl  *template.Template // nil without a template
 	needs []ref              // the items in it
+	// missing is why attr is not known yet, or nil: guarded by the target's mu
+	// once it is compiled, and so is attr.
+	missing error
 }
 
 // compileFile checks a File and resolves what can be known before there is an
@@ -97,18 +101,55 @@ func compileEntry(f File) (*entry, error) {
 			return nil, err
 		}
 	}
-	if f.Owner != "" {
-		if e.attr.uid, err = lookupUser(f.Owner); err != nil {
-			return nil, fmt.Errorf("there is no user %q on this host", f.Owner)
+	if e.missing = e.resolve(); e.missing != nil && !isAbsent(e.missing) {
+		return nil, e.missing
+	}
+	return e, nil
+}
+
+// resolve finds who may do what with the file. An error that isAbsent is about
+// somebody who may yet come, with the package of the consumer; any other is a
+// mistake.
+func (e *entry) resolve() (err error) {
+	var absent error
+	take := func(id *int, name string, lookup func(string) (int, error)) {
+		if name == "" {
+			return
+		}
+		n, fault := lookup(name)
+		switch {
+		case fault == nil:
+			*id = n
+		case isAbsent(fault):
+			absent = cmp.Or(absent, fault)
+		default:
+			err = cmp.Or(err, fault)
 		}
 	}
-	if f.Group != "" {
-		if e.attr.gid, err = lookupGroup(f.Group); err != nil {
-			return nil, fmt.Errorf("there is no group %q on this host", f.Group)
-		}
+	take(&e.attr.uid, e.Owner, lookupUser)
+	take(&e.attr.gid, e.Group, lookupGroup)
+	acl, fault := parseACL(e.ACL, e.attr.mode)
+	switch {
+	case fault == nil:
+		e.attr.acl = acl
+	case isAbsent(fault):
+		absent = cmp.Or(absent, fault)
+	default:
+		err = cmp.Or(err, fault)
 	}
-	e.attr.acl, err = parseACL(f.ACL, e.attr.mode)
-	return e, err
+	return cmp.Or(err, absent)
+}
+
+// An absentError is a user or group that this host does not have.
+type absentError struct{ kind, name string }
+
+func (e *absentError) Error() string {
+	return fmt.Sprintf("there is no %s %q on this host", e.kind, e.name)
+}
+
+func isAbsent(err error) bool {
+	_, ok := errors.AsType[*absentError](err)
+	return ok
 }
 
 func (e *entry) checkFormat() error {
@@ -145,20 +186,24 @@ func lookupUser(name string) (int, error) {
 	if u, err := user.Lookup(name); err == nil {
 		name = u.Uid
 	}
-	return parseID(name)
+	return parseID("user", name)
 }
 
 func lookupGroup(name string) (int, error) {
 	if g, err := user.LookupGroup(name); err == nil {
 		name = g.Gid
 	}
-	return parseID(name)
+	return parseID("group", name)
 }
 
-func parseID(text string) (int, error) {
+// parseID is the number of somebody. What is not a number is a name of nobody.
+func parseID(kind, text string) (int, error) {
 	n, err := strconv.ParseUint(text, 10, 32)
-	if err == nil && n == 1<<32-1 { // "no change" to the kernel
-		err = strconv.ErrRange
+	if errors.Is(err, strconv.ErrRange) || n == 1<<32-1 { // "no change" to the kernel
+		return 0, fmt.Errorf("%s %s is not a number that anybody can have", kind, text)
 	}
-	return int(n), err
+	if err != nil {
+		return 0, &absentError{kind, text}
+	}
+	return int(n), nil
 }

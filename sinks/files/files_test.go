@@ -469,11 +469,11 @@ func TestWritingHookComesFirst(t *testing.T) {
 func TestNewNamesEveryFault(t *testing.T) {
 	_, err := New(Config{Files: []File{
 		{Path: "relative", Secret: "db"}, {Path: "/a", Secret: "db", Certificate: "web"}, {Path: "/b", Secret: "db", Format: "pem-key"},
-		{Path: "/c", Secret: "db", Owner: "no-such-user"}, {Path: "/d", Secret: "db", Group: "no-such-group"}, {Path: "/e", Secret: "db", Template: "{{"},
+		{Path: "/c", Secret: "db", Owner: "4294967295"}, {Path: "/d", Secret: "db", Group: "4294967296"}, {Path: "/e", Secret: "db", Template: "{{"},
 		{Path: "/f", Secret: "db", Mode: 0o4755 | fs.ModeSetuid}, {Path: "/g", Secret: "db"}, {Path: "/g", Secret: "db"}, {Path: "/h/../i", Secret: "db"},
 	}})
-	for _, want := range []string{`"relative"`, `"/a": configuration: needs either`, `"pem-key" is not one of a secret`, `no user "no-such-user"`,
-		`no group "no-such-group"`, `file "/e"`, "more than permission bits", "taken by an earlier file", `"/h/../i"`} {
+	for _, want := range []string{`"relative"`, `"/a": configuration: needs either`, `"pem-key" is not one of a secret`, "user 4294967295 is not",
+		"group 4294967296 is not", `file "/e"`, "more than permission bits", "taken by an earlier file", `"/h/../i"`} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("missing %q in:\n%v", want, err)
 		}

@@ -42,7 +42,7 @@ func (t *target) wanted() string {
 	}
 	h := sha256.New()
 	for _, e := range entries {
-		fmt.Fprintf(h, "%q %d %d %o %s\n", e.name, e.attr.uid, e.attr.gid, e.attr.mode, e.identity(t.items))
+		fmt.Fprintf(h, "%q %q %q %o %s\n", e.name, e.Owner, e.Group, e.attr.mode, e.identity(t.items))
 	}
 	return hex.EncodeToString(h.Sum(nil)[:16])
 }

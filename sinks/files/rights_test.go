@@ -104,6 +104,58 @@ func TestReadOnlyDirectoryAtAStart(t *testing.T) {
 	}
 }
 
+// Users and groups that are not there keep the files back that are to be theirs,
+// and no others; once they are there the files are.
+func TestSomebodyWhoIsNotThereYet(t *testing.T) {
+	for name, f := range map[string]File{
+		"owner": {Owner: "no-such-user"}, "group": {Group: "no-such-group"}, "acl": {ACL: []string{"u:no-such-user:r"}}, "both": {Owner: "no-such-user", ACL: []string{"g:no-such-group:r"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := tempDir(t)
+			path, other, set := filepath.Join(dir, "pw"), filepath.Join(dir, "other"), filepath.Join(dir, "tls")
+			f.Path, f.Secret, f.Field = path, "db", "password"
+			if acl, err := parseACL([]string{"u:0:r"}, 0o755); err != nil {
+				t.Fatal(err)
+			} else if err := unix.Setxattr(dir, xattrACL, acl, 0); err != nil && f.ACL != nil {
+				t.Skipf("no ACLs here: %v", err)
+			}
+			in := f
+			in.Path = "pw"
+			r := startWith(t, Config{Files: []File{f, {Path: other, Secret: "db", Field: "password"}}, Sets: []Set{{Dir: set, Keep: 1, Entries: []File{in}}}})
+			err := r.PublishSecret(db("1", "hunter2"))
+			if e, ok := errors.AsType[*Error](err); !ok || e.Hint() == "" || strings.Count(err.Error(), "there is no ") != 2 || !strings.Contains(err.Error(), `"no-such-`) {
+				t.Errorf("error %v", err)
+			}
+			if !holds(other, "hunter2", 0o600) {
+				t.Error("the other file is not written")
+			}
+			if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
+				t.Errorf("left in the directory: %v, %v", left, err)
+			}
+			for _, target := range r.targets { // as when the consumer is installed
+				target.mu.Lock()
+				for _, e := range target.entries {
+					if e.Owner != "" {
+						e.Owner = "root"
+					}
+					if e.Group != "" {
+						e.Group = "root"
+					}
+					if e.ACL != nil {
+						e.ACL = []string{"u:0:r"}
+					}
+				}
+				target.mu.Unlock()
+			}
+			eventually(t, 5*time.Second, "they are written", func() bool {
+				b, err := os.ReadFile(path)
+				c, err2 := os.ReadFile(filepath.Join(set, "pw"))
+				return errors.Join(err, err2) == nil && string(b) == "hunter2" && string(c) == "hunter2"
+			})
+		})
+	}
+}
+
 // mayWriteAnywhere reports whether modes do not hold for this process.
 func mayWriteAnywhere() bool { return os.Getuid() == 0 && os.Getenv("SIGNET_TEST_FENCED") == "" }
 

@@ -150,6 +150,9 @@ func (t *target) plan(b *batch) (*job, error) {
 	if !ok || len(entries) == 0 {
 		return nil, nil
 	}
+	if err := t.resolve(); err != nil {
+		return nil, err
+	}
 	d, err := b.dir(t)
 	if err != nil {
 		return nil, err
@@ -161,6 +164,19 @@ func (t *target) plan(b *batch) (*job, error) {
 		return t.planSet(b, d, entries)
 	}
 	return t.planFile(b, d, entries)
+}
+
+// resolve looks again for users and groups that were not there.
+func (t *target) resolve() error {
+	for _, e := range t.entries {
+		if e.missing == nil {
+			continue
+		}
+		if e.missing = e.resolve(); e.missing != nil {
+			return &Error{Path: t.path, Op: "give away", Err: e.missing, Remedy: "install the consumer, or correct owner, group and acl of the file; it is looked for again"}
+		}
+	}
+	return nil
 }
 
 func (t *target) planFile(b *batch, d *dir, entries []*entry) (*job, error) {
