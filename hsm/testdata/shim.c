@@ -19,7 +19,8 @@
  *             or "refused".
  *   calls     if it exists, C_Finalize writes into it how often some functions
  *             were called, "threads": whether C_Initialize was told of them,
- *             and "sessions": how many were open at once.
+ *             "sessions": how many were open at once, and "overlaps": how often
+ *             a call that changes the token and another were under way together.
  *   logins    one line is appended for each C_Login, with what came of it.
  *
  * Build: cc -shared -fPIC -o shim.so shim.c
@@ -120,11 +121,28 @@ static ck obey(const char *function, int n) {
 
 static ck misbehave(int index, const char *function) { return obey(function, __sync_add_and_fetch(&calls[index], 1)); }
 
+static int inside, inside_alone, overlaps; /* calls now, those of them that must be alone, and how many were not */
+
+/* entered counts a call that goes on until left. */
+static int entered(int index) {
+	int alone = index == DESTROYOBJECT || index == GENERATEKEY || index == GENERATEKEYPAIR || index == WRAPKEY;
+	int others = __sync_fetch_and_add(&inside, 1), lonely = alone ? __sync_fetch_and_add(&inside_alone, 1) : inside_alone;
+	if (lonely > 0 || (alone && others > 0)) __sync_fetch_and_add(&overlaps, 1);
+	return alone;
+}
+
+static ck left(int alone, ck rv) {
+	if (alone) __sync_fetch_and_sub(&inside_alone, 1);
+	__sync_fetch_and_sub(&inside, 1);
+	return rv;
+}
+
 #define FORWARD(index, name, params, args)                   \
 	static ck my_##name params {                             \
+		int alone = entered(index);                          \
 		ck rv = misbehave(index, "C_" #name);                \
-		if (rv != 0) return rv;                              \
-		return ((ck(*) params)real->fn[index]) args;         \
+		if (rv != 0) return left(alone, rv);                 \
+		return left(alone, ((ck(*) params)real->fn[index]) args); \
 	}
 
 /* escape tries what a sandbox should refuse. */
@@ -166,8 +184,8 @@ static ck my_Finalize(void *a) {
 	in_dir(path, sizeof path, "calls");
 	FILE *f = access(path, F_OK) == 0 ? fopen(path, "w") : NULL;
 	if (f != NULL) {
-		fprintf(f, "C_Initialize=%d\nC_GetTokenInfo=%d\nC_FindObjectsInit=%d\nC_FindObjects=%d\nC_GetAttributeValue=%d\nC_OpenSession=%d\nC_CloseSession=%d\nthreads=%d\nsessions=%d\n",
-			calls[INITIALIZE], calls[GETTOKENINFO], calls[FINDOBJECTSINIT], calls[FINDOBJECTS], calls[GETATTRIBUTEVALUE], calls[OPENSESSION], calls[CLOSESESSION], threads, peak);
+		fprintf(f, "C_Initialize=%d\nC_GetTokenInfo=%d\nC_FindObjectsInit=%d\nC_FindObjects=%d\nC_GetAttributeValue=%d\nC_OpenSession=%d\nC_CloseSession=%d\nthreads=%d\nsessions=%d\noverlaps=%d\n",
+			calls[INITIALIZE], calls[GETTOKENINFO], calls[FINDOBJECTSINIT], calls[FINDOBJECTS], calls[GETATTRIBUTEVALUE], calls[OPENSESSION], calls[CLOSESESSION], threads, peak, overlaps);
 		fclose(f);
 	}
 	return ((ck(*)(void *))real->fn[FINALIZE])(a);

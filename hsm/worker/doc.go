@@ -17,8 +17,9 @@
 // Signatures are asked for on lanes: a fixed number of goroutines, each with a
 // pair of pipes and a session of its own, so the number of sessions and of
 // operating system threads is bounded. All other requests come over the socket and
-// are carried out one after the other. Key generation and destruction run alone: SoftHSM corrupts
-// its objects when another thread searches meanwhile.
+// are carried out one after the other. Key generation and destruction run alone:
+// SoftHSM corrupts its objects when another thread searches meanwhile. The daemon
+// sees to that; the worker has no lock for it.
 //
 // # What it holds
 //

@@ -35,23 +35,15 @@ static int send_all(int fd, const unsigned char *buf, int n) {
 	return 0;
 }
 
-// enter goes into the module unless something else is to run there alone, or the
-// key may be another. Both sides first say what they want and then look what the
-// other does, so that one of them sees it.
-static int enter(const signet_job *job) {
-	__atomic_add_fetch(&job->gate->inside, 1, __ATOMIC_SEQ_CST);
-	if (__atomic_load_n(&job->gate->epoch, __ATOMIC_SEQ_CST) == job->epoch) return 1;
-	__atomic_sub_fetch(&job->gate->inside, 1, __ATOMIC_SEQ_CST);
-	return 0;
-}
+// current reports whether the key is still the one that was looked up.
+static int current(const signet_job *job) { return __atomic_load_n(&job->gate->epoch, __ATOMIC_SEQ_CST) == job->epoch; }
 
-static void leave(const signet_job *job) {
+static void busy(const signet_job *job) {
 	if (!__atomic_load_n(&job->gate->busy, __ATOMIC_RELAXED)) __atomic_store_n(&job->gate->busy, 1, __ATOMIC_RELAXED);
-	__atomic_sub_fetch(&job->gate->inside, 1, __ATOMIC_SEQ_CST);
 }
 
 // signet_stay makes the signatures that are asked for, as long as they are by the
-// key of the job and nothing is in the way.
+// key of the job and that is the same.
 int signet_stay(const signet_job *job, int in, int to, unsigned char *buf, int room, int *have, ck_ulong *rv, int *begun) {
 	unsigned char out[HEAD + MAX_SIGNATURE];
 	for (;;) {
@@ -59,13 +51,13 @@ int signet_stay(const signet_job *job, int in, int to, unsigned char *buf, int r
 		if (end < 0) return STAY_END;
 		int scheme = HEAD + 1 + job->idlen, data = scheme + 1;
 		if (end <= data || buf[4] != job->op || buf[HEAD] != job->idlen || memcmp(buf + HEAD + 1, job->id, (size_t)job->idlen) != 0 ||
-		    buf[scheme] == 0 || buf[scheme] >= job->schemes || !enter(job)) {
+		    buf[scheme] == 0 || buf[scheme] >= job->schemes || !current(job)) {
 			return STAY_OTHER;
 		}
 		ck_ulong n = job->siglen;
 		*begun = 0;
 		*rv = signet_sign(job->f, job->session, &job->mechanisms[buf[scheme]], job->key, buf + data, (ck_ulong)(end - data), out + HEAD, &n, begun);
-		leave(job);
+		busy(job);
 		if (*rv != 0 || n > job->siglen) return STAY_FAILED;
 		uint32_t len = (uint32_t)n + 1;
 		out[0] = (unsigned char)(len >> 24);

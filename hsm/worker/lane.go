@@ -11,9 +11,7 @@ import "C"
 import (
 	"errors"
 	"os"
-	"sync"
 	"sync/atomic"
-	"time"
 	"unsafe"
 
 	"github.com/miekg/pkcs11"
@@ -45,42 +43,23 @@ var mechanisms = func() *[wire.Schemes]C.ck_mechanism {
 	return all
 }()
 
-// An exclusion is held for writing by what must run alone in the module, for
-// reading by everything else but the lanes that sign in C: those heed its gate.
-type exclusion struct {
-	sync.RWMutex
-	gate *C.signet_gate // in memory of C's
+// A gate says to the lanes that sign in C when to look their keys up again. What must
+// run alone in the module needs no lock here: the daemon sends it when nothing else
+// is with the worker.
+type gate struct {
+	c *C.signet_gate // in memory of C's
 }
 
-func newExclusion() *exclusion {
-	return &exclusion{gate: (*C.signet_gate)(C.calloc(1, C.sizeof_signet_gate))}
-}
+func newGate() gate { return gate{(*C.signet_gate)(C.calloc(1, C.sizeof_signet_gate))} }
 
-func (x *exclusion) epoch() *atomic.Uint64  { return (*atomic.Uint64)(unsafe.Pointer(&x.gate.epoch)) }
-func (x *exclusion) inside() *atomic.Uint64 { return (*atomic.Uint64)(unsafe.Pointer(&x.gate.inside)) }
+func (g gate) epoch() *atomic.Uint64 { return (*atomic.Uint64)(unsafe.Pointer(&g.c.epoch)) }
 
 // busy says that something was asked for since the last look at the token's
 // health.
-func (x *exclusion) busy() *atomic.Uint32 { return (*atomic.Uint32)(unsafe.Pointer(&x.gate.busy)) }
+func (g gate) busy() *atomic.Uint32 { return (*atomic.Uint32)(unsafe.Pointer(&g.c.busy)) }
 
-// Lock waits until nothing is under way in the module. It is rarely taken, and
-// a signature takes milliseconds.
-func (x *exclusion) Lock() {
-	x.RWMutex.Lock()
-	x.epoch().Add(1)
-	for x.inside().Load() > 0 {
-		time.Sleep(100 * time.Microsecond)
-	}
-}
-
-func (x *exclusion) Unlock() {
-	x.epoch().Add(1)
-	x.RWMutex.Unlock()
-}
-
-// changed has all lanes look their keys up again. It is called with the
-// exclusion held, for reading or for writing.
-func (x *exclusion) changed() { x.epoch().Add(2) }
+// changed has all lanes look their keys up again.
+func (g gate) changed() { g.epoch().Add(1) }
 
 // stay goes on with the signatures that are asked for on a lane, by the key of
 // the one before, without coming back from C for each: neither Go's scheduler nor
@@ -107,7 +86,7 @@ type job = C.signet_job
 // the key was looked up.
 func (s *signer) prepare(id []byte, e *entry, epoch uint64) {
 	s.job = job{
-		f: s.m.c.f, gate: s.m.alone.gate, epoch: C.uint64_t(epoch), mechanisms: &mechanisms[0], schemes: wire.Schemes,
+		f: s.m.c.f, gate: s.m.gate.c, epoch: C.uint64_t(epoch), mechanisms: &mechanisms[0], schemes: wire.Schemes,
 		session: C.ck_ulong(s.session), key: C.ck_ulong(e.private), siglen: C.ck_ulong(e.kind.sigLen), op: C.int(wire.OpSign), idlen: C.int(len(id)),
 	}
 	copy(unsafe.Slice((*byte)(&s.job.id[0]), len(s.job.id)), id)

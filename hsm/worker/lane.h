@@ -6,12 +6,10 @@
 
 #include "cryptoki.h"
 
-// signet_gate is what all lanes of a process heed. epoch is odd while something
-// runs alone in the module, and another one whenever a key may have another
-// handle; inside is how many lanes are in the module; busy is set by each
-// signature.
+// signet_gate is what all lanes of a process heed. epoch is another one whenever a
+// key may have another handle; busy is set by each signature.
 typedef struct {
-	uint64_t epoch, inside;
+	uint64_t epoch;
 	uint32_t busy;
 } signet_gate;
 

@@ -32,9 +32,7 @@ type module struct {
 	// digested: the daemon was told the digest of the PIN
 	digested bool
 
-	// alone is held for writing by what must run alone in the module, for
-	// reading by everything else.
-	alone *exclusion
+	gate gate // says that keys may have other handles
 
 	habit   habit                // what the library wants of templates
 	admin   pkcs11.SessionHandle // of the goroutine that carries out all but signing
@@ -58,7 +56,7 @@ func open(req wire.Open) (*module, *wire.Opened, error) {
 	if ctx == nil {
 		return nil, nil, &wire.Error{Name: wire.NotAModule, Text: "load " + req.Module}
 	}
-	m := &module{path: req.Module, c: c, ctx: ctx, args: newReserved(req.InitArgs), alone: newExclusion(), passed: map[uint]map[string][]pkcs11.ObjectHandle{}}
+	m := &module{path: req.Module, c: c, ctx: ctx, args: newReserved(req.InitArgs), gate: newGate(), passed: map[uint]map[string][]pkcs11.ObjectHandle{}}
 	if err := m.start(req.Token); err != nil {
 		return nil, nil, err
 	}
@@ -326,10 +324,9 @@ func (m *module) health(req wire.Health) error {
 	return nil
 }
 
-// close ends well: some tokens hold on to sessions that were not closed.
+// close ends well: some tokens hold on to sessions that were not closed. Nothing
+// else is under way then.
 func (m *module) close() {
-	m.alone.Lock() // nothing is under way
-	defer m.alone.Unlock()
 	_ = m.ctx.CloseAllSessions(m.slot)
 	_ = m.ctx.Finalize()
 }

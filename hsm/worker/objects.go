@@ -76,7 +76,7 @@ func (m *module) use(id []byte, text string) (*entry, error) {
 // learn remembers how to sign with a key, or with nil that it is not there.
 func (m *module) learn(id []byte, e *entry) {
 	m.index.put(id, e)
-	m.alone.changed()
+	m.gate.changed()
 }
 
 // search returns the handles of all objects that match.

@@ -136,15 +136,7 @@ func (w *worker) handle(f wire.Frame) (any, error) {
 		return nil, &wire.Error{Name: wire.BadRequest, Text: "the token is not open"}
 	}
 	if f.Op != wire.OpHealth {
-		w.m.alone.busy().Store(1)
-	}
-	switch f.Op {
-	case wire.OpGenerate, wire.OpDestroy, wire.OpAudit, wire.OpCertificate:
-		w.m.alone.Lock()
-		defer w.m.alone.Unlock()
-	default:
-		w.m.alone.RLock()
-		defer w.m.alone.RUnlock()
+		w.m.gate.busy().Store(1)
 	}
 	switch f.Op {
 	case wire.OpLogin:
@@ -176,7 +168,7 @@ func (w *worker) handle(f wire.Frame) (any, error) {
 // health looks at the token, and uses the occasion to settle when nothing else was
 // asked for since the last time.
 func (w *worker) health(req wire.Health) (any, error) {
-	if w.m.alone.busy().Swap(0) != 0 {
+	if w.m.gate.busy().Swap(0) != 0 {
 		w.settled = false
 	} else if !w.settled {
 		settle()

@@ -25,10 +25,8 @@ func (s *signer) sign(req wire.Sign) ([]byte, error) {
 	if req.Scheme >= wire.Schemes || req.Scheme == 0 || len(req.Data) == 0 {
 		return nil, &wire.Error{Name: wire.BadRequest, Text: "sign"}
 	}
-	s.m.alone.RLock()
-	defer s.m.alone.RUnlock()
-	s.m.alone.busy().Store(1)
-	epoch := s.m.alone.epoch().Load()
+	s.m.gate.busy().Store(1)
+	epoch := s.m.gate.epoch().Load()
 	e, err := s.m.use(req.ID, "sign")
 	if err != nil {
 		return nil, err
