@@ -90,7 +90,7 @@ func (a *Agent) onDrift(d files.Drift) {
 func (a *Agent) fileItems() []Item {
 	var items []Item
 	for _, st := range a.files.Status() {
-		it := Item{Kind: "file", Name: st.Path, State: stateMissing, Version: st.Version}
+		it := Item{Kind: "file", Name: st.Path, State: stateMissing}
 		switch {
 		case st.Err != nil:
 			it.State, it.LastError, it.RetryAt, it.Hint = stateFailed, st.Err.Error(), st.RetryAt, hintOf(st.Err)
@@ -98,90 +98,9 @@ func (a *Agent) fileItems() []Item {
 		case st.RolledBack:
 			it.State = stateRolledBack
 		case st.Generation != 0:
-			it.State = stateWritten
+			it.State, it.Version = stateWritten, st.Version // else it is what should be there
 		}
 		items = append(items, it)
 	}
 	return items
-}
-
-// PlannedFile is a file as `signet plan` shows it: what is written where, whose
-// it is then, and who is told.
-type PlannedFile struct {
-	Path    string   `json:"path"`
-	Content string   `json:"content"` // "secret db, field password", "certificate web, pem-chain"
-	Owner   string   `json:"owner"`   // "" is the agent
-	Group   string   `json:"group"`
-	Mode    string   `json:"mode"`
-	ACL     []string `json:"acl,omitempty"`
-	SELinux string   `json:"selinux,omitempty"`
-	// Action is what is due: write, nothing, or wait for the item.
-	Action string `json:"action"`
-	// Test, Reload and Prove follow a change of the file.
-	Test   []string `json:"test,omitempty"`
-	Reload string   `json:"reload,omitempty"`
-	Prove  string   `json:"prove,omitempty"`
-	// Removed is when the file is removed.
-	Removed string `json:"removed,omitempty"`
-}
-
-// plannedFiles are all configured files, the entries of sets among them.
-func (a *Agent) plannedFiles() []PlannedFile {
-	actions := map[string]string{}
-	for _, st := range a.files.Status() {
-		switch {
-		case st.Err != nil:
-			actions[st.Path] = "write"
-		case st.Generation != 0:
-			actions[st.Path] = "nothing"
-		default:
-			actions[st.Path] = "wait for the item"
-		}
-	}
-	out := []PlannedFile{}
-	for _, f := range a.cfg.Files {
-		if f.Dir == "" {
-			out = append(out, planned(f.Path, f, f.Content, f.Access, actions[f.Path]))
-			continue
-		}
-		for _, name := range slices.Sorted(maps.Keys(f.Entries)) {
-			e := f.Entries[name]
-			out = append(out, planned(f.Dir+"/"+name, f, e.Content, accessOf(e, f), actions[f.Dir]))
-		}
-	}
-	return out
-}
-
-func planned(path string, f config.File, c config.Content, acc config.Access, action string) PlannedFile {
-	p := PlannedFile{
-		Path: path, Content: contentOf(c), Owner: acc.Owner, Group: acc.Group, Mode: string(acc.Mode), ACL: acc.ACL, SELinux: acc.SELinux,
-		Action: action, Test: f.Test, Reload: f.Reload.Consumer(), Prove: f.Prove.TLS,
-	}
-	if p.Mode == "" {
-		p.Mode = "0600"
-	}
-	if c.Certificate == "" {
-		p.Removed = "when the upstream refuses the secret"
-	}
-	return p
-}
-
-func contentOf(c config.Content) string {
-	what := "template"
-	switch {
-	case c.Secret != "":
-		what = "secret " + c.Secret
-	case c.Certificate != "":
-		what = "certificate " + c.Certificate
-	}
-	switch {
-	case c.Template != "" && what != "template":
-		what += ", template"
-	case c.Format != "":
-		what += ", " + c.Format
-	}
-	if c.Field != "" {
-		what += ", field " + c.Field
-	}
-	return what
 }

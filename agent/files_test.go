@@ -28,11 +28,11 @@ func TestPlannedFilesAndRefusal(t *testing.T) {
 	}
 	defer st.Close()
 	cfg := &config.Config{StateDir: filepath.Join(dir, "state"), RuntimeDir: filepath.Join(dir, "run"), Files: []config.File{
-		{Path: filepath.Join(dir, "pw"), Content: config.Content{Secret: "db", Field: "password"}, Access: config.Access{Mode: "0640"},
-			Reload: config.Reload{Exec: []string{"/bin/true"}}, Test: []string{"/bin/true", "-t"}},
+		{Path: filepath.Join(dir, "pw"), Content: config.Content{Secret: "db", Field: "password"}, Access: config.Access{Mode: "0640", ACL: []string{"u:0:r"}},
+			Reload: config.Reload{Exec: []string{"/bin/true"}}, Test: []string{"/bin/true", "-t"}, Prove: config.Prove{TLS: "127.0.0.1:1"}},
 		{Dir: filepath.Join(dir, "set"), Access: config.Access{Owner: "0", Mode: "0644"}, Keep: 2, Entries: map[string]config.Entry{
 			"pw":     {Content: config.Content{Secret: "db", Field: "password"}, Access: config.Access{Mode: "0600"}},
-			"db.url": {Content: config.Content{Template: `db://{{ secret "db" "password" | url }}`}},
+			"db.url": {Content: config.Content{Template: `db://{{ secret "db" "password" | url }}{{ (secret "user").name }}`}},
 		}},
 	}}
 	a, err := newAgent(cfg, Options{Log: slog.New(slog.DiscardHandler)}, st)
@@ -56,15 +56,19 @@ func TestPlannedFilesAndRefusal(t *testing.T) {
 		f.Action != "wait for the item" || f.Removed == "" {
 		t.Errorf("pw: %+v", f)
 	}
-	if f := got["set/pw"]; f.Owner != "0" || f.Mode != "0600" {
+	if f := got["pw"]; f.Owner != "" || f.UID != os.Geteuid() || f.GID != os.Getegid() || f.Prove != "127.0.0.1:1" || len(f.ACL) != 1 {
+		t.Errorf("pw: %+v", f)
+	}
+	if f := got["set/pw"]; f.Owner != "0" || f.UID != 0 || f.Mode != "0600" {
 		t.Errorf("set/pw: %+v", f)
 	}
-	if f := got["set/db.url"]; f.Content != "template" || f.Owner != "0" || f.Mode != "0644" || len(got) != 3 {
+	if f := got["set/db.url"]; f.Content != "template of secret db, secret user" || f.Owner != "0" || f.Mode != "0644" || len(got) != 3 {
 		t.Errorf("set/db.url: %+v", f)
 	}
 
+	a.publishSecret(&sinks.Secret{Name: "user", UsableUntil: time.Now().Add(time.Hour)})
 	a.publishSecret(&sinks.Secret{Name: "db", Version: "1", UsableUntil: time.Now().Add(time.Hour), Fields: sinks.FieldsOf(map[string]secret.Value{"password": secret.New([]byte("p@ss"))})})
-	if b, err := os.ReadFile(filepath.Join(dir, "set", "db.url")); err != nil || string(b) != "db://p%40ss" {
+	if b, err := os.ReadFile(filepath.Join(dir, "set", "db.url")); err != nil || string(b) != "db://p%40ssuser" {
 		t.Errorf("%q, %v", b, err)
 	}
 	if f := plan()["pw"]; f.Action != "nothing" {

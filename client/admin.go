@@ -104,13 +104,18 @@ type PlannedStep struct {
 type PlannedFile struct {
 	Path    string `json:"path"`
 	Content string `json:"content"`
-	Owner   string `json:"owner"` // "" is the agent
+	Owner   string `json:"owner"` // as configured; "" is the agent
 	Group   string `json:"group"`
-	Mode    string `json:"mode"`
-	Action  string `json:"action"` // what is due: write, nothing, ...
-	Reload  string `json:"reload,omitempty"`
-	Prove   string `json:"prove,omitempty"`
-	Removed string `json:"removed,omitempty"` // when the file is removed
+	// UID and GID are the numbers of those; -1 is one that the host does not have.
+	UID     int      `json:"uid"`
+	GID     int      `json:"gid"`
+	Mode    string   `json:"mode"`
+	ACL     []string `json:"acl,omitempty"`
+	Action  string   `json:"action"` // what is due: write, nothing, ...
+	Test    []string `json:"test,omitempty"`
+	Reload  string   `json:"reload,omitempty"`
+	Prove   string   `json:"prove,omitempty"`
+	Removed string   `json:"removed,omitempty"` // when the file is removed
 }
 
 // A Diagnosis is what the agent found when it looked at itself.

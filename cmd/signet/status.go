@@ -210,11 +210,24 @@ func newPlan(p *program) *cobra.Command {
 
 // fileRows is what is written where, whose it is, and who is told.
 func fileRows(files []client.PlannedFile) [][]string {
-	rows := [][]string{{"FILE", "CONTENT", "OWNER", "MODE", "DUE", "RELOAD", "REMOVED"}}
+	rows := [][]string{{"FILE", "CONTENT", "OWNER", "MODE", "ACL", "DUE", "TEST", "RELOAD", "PROVE", "REMOVED"}}
 	for _, f := range files {
-		rows = append(rows, []string{f.Path, f.Content, cmp.Or(f.Owner, "agent") + ":" + cmp.Or(f.Group, "agent"), f.Mode, f.Action, f.Reload, f.Removed})
+		rows = append(rows, []string{f.Path, f.Content, account(f.Owner, f.UID) + ":" + account(f.Group, f.GID), f.Mode, strings.Join(f.ACL, " "),
+			f.Action, strings.Join(f.Test, " "), f.Reload, f.Prove, f.Removed})
 	}
 	return rows
+}
+
+// account is a user or a group, with its number: the agent's own has no name here.
+func account(name string, id int) string {
+	number := strconv.Itoa(id)
+	switch {
+	case id < 0:
+		return name + "(unknown here)"
+	case name == "" || name == number:
+		return number
+	}
+	return name + "(" + number + ")"
 }
 
 // newDoctor is `signet doctor`.
