@@ -40,12 +40,18 @@ func (e *entry) renderSecret(s *sinks.Secret) ([]byte, error) {
 		return fields.JSON()
 	case "env":
 		var b []byte
+		from := map[string]string{}
 		for _, f := range fields {
+			name := variable(s.Name + "_" + f.Name)
+			if other, taken := from[name]; taken {
+				return nil, fmt.Errorf("fields %q and %q would both be %s", other, f.Name, name)
+			}
+			from[name] = f.Name
 			q, err := quoteEnv(string(f.Value.Reveal()))
 			if err != nil {
 				return nil, fmt.Errorf("field %q: %w", f.Name, err)
 			}
-			b = append(b, variable(s.Name+"_"+f.Name)+"="+q+"\n"...)
+			b = append(b, name+"="+q+"\n"...)
 		}
 		return b, nil
 	}
@@ -97,9 +103,10 @@ func marshal(v any) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// variable is a name as the name of an environment variable: DB_PASSWORD.
+// variable is a name as the name of an environment variable: DB_PASSWORD. A shell
+// takes none that begins with a digit, so that gets an underscore before it.
 func variable(name string) string {
-	return strings.Map(func(r rune) rune {
+	name = strings.Map(func(r rune) rune {
 		switch {
 		case r >= 'a' && r <= 'z':
 			return r - 'a' + 'A'
@@ -108,6 +115,10 @@ func variable(name string) string {
 		}
 		return '_'
 	}, name)
+	if name[0] >= '0' && name[0] <= '9' {
+		return "_" + name
+	}
+	return name
 }
 
 // quoteEnv quotes a value so that a shell and EnvironmentFile= of systemd read

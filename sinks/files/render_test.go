@@ -94,6 +94,31 @@ func TestEnvQuoting(t *testing.T) {
 	}
 }
 
+// A shell that reads the file finds each field, whatever it and the secret are
+// called, and two that would have the same name are none.
+func TestEnvNames(t *testing.T) {
+	of := func(name string, fields ...string) item {
+		values := map[string]secret.Value{}
+		for _, f := range fields {
+			values[f] = secret.New([]byte("of " + f))
+		}
+		return item{secret: &sinks.Secret{Name: name, Fields: sinks.FieldsOf(values)}}
+	}
+	for variable, it := range map[string]item{"_1MY_VALUE": of("1my", "value"), "DB_2_X": of("db", "2-x"), "A_B_C": of("a.b", "c")} {
+		text, err := rendered(t, File{Secret: it.secret.Name, Format: "env"}, it)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.CommandContext(t.Context(), "/bin/sh", "-c", text+"printf %s \"$"+variable+"\"").CombinedOutput()
+		if err != nil || string(out) != "of "+it.secret.Fields[0].Name {
+			t.Errorf("%s: read as %q, %v", text, out, err)
+		}
+	}
+	if text, err := rendered(t, File{Secret: "db", Format: "env"}, of("db", "a-b", "a_b")); err == nil || !strings.Contains(err.Error(), "would both be DB_A_B") {
+		t.Errorf("%q, %v", text, err)
+	}
+}
+
 func pair(t *testing.T) (der, key []byte) {
 	t.Helper()
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
