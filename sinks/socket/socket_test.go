@@ -34,7 +34,7 @@ func TestGetSecret(t *testing.T) {
 		}
 	}
 	tag := a.header.Get("Etag")
-	if a := r.get("/v1/secrets/db", "If-None-Match: "+tag); a.status != 304 || a.body != "" || a.header.Get("Etag") != tag {
+	if a := r.get("/v1/secrets/db", "If-None-Match: "+tag); a.status != 304 || a.body != "" || a.header.Get("Etag") != tag || a.header.Get("Cache-Control") != "no-store" {
 		t.Errorf("If-None-Match: %+v", a)
 	}
 	if a := r.get("/v1/secrets/db", `If-None-Match: "other"`); a.status != 200 {
