@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -71,24 +72,50 @@ func TestWhatACheckAcceptsStarts(t *testing.T) {
 			t.Errorf("%s the check says %v %v", tt.text, err, warnings)
 			continue
 		}
-		st, err := store.Open(cfg.StatePath())
-		if err != nil {
-			t.Fatal(err)
-		}
-		a, err := newAgent(cfg, Options{Log: slog.New(slog.DiscardHandler)}, st)
-		if err != nil {
-			t.Errorf("%s was accepted, and does not start: %v", tt.text, err)
-		} else if err := a.audit.Close(); err != nil {
-			t.Error(err)
-		}
-		if err := st.Close(); err != nil {
-			t.Error(err)
-		}
+		starts(t, cfg)
 	}
 }
 
-// What may yet come is a warning.
+// starts holds that an agent can be made of a configuration.
+func starts(t *testing.T, cfg *config.Config) {
+	t.Helper()
+	st, err := store.Open(cfg.StatePath())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := newAgent(cfg, Options{Log: slog.New(slog.DiscardHandler)}, st)
+	if err != nil {
+		t.Errorf("it was accepted, and does not start: %v", err)
+	} else if err := a.audit.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := st.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// What may yet come, such as the user of a consumer that is not installed, is a
+// warning, with its place; the other files are none of its business, and the agent
+// starts.
 func TestACheckWarns(t *testing.T) {
+	cfg, found, err := checked(t, `files:
+  - {path: /etc/x, secret: db, owner: nosuch1, group: nosuch2, acl: ["u:nosuch3:r", "g:root:r"]}
+  - {path: /etc/y, secret: db, owner: root}
+  - {dir: /etc/z, group: nosuch4, entries: {a: {secret: db}, b: {secret: db, owner: nosuch5}}}
+`)
+	var got []string
+	for _, w := range found {
+		got = append(got, w.Error())
+	}
+	const rest = " on this host; it is not written until there is"
+	want := []string{`f:8:5: files[0]: there is no group "nosuch2"` + rest, `f:8:5: files[0]: there is no user "nosuch1"` + rest, `f:8:5: files[0]: there is no user "nosuch3"` + rest,
+		`f:10:5: files[2]: there is no group "nosuch4"` + rest, `f:10:5: files[2]: there is no user "nosuch5"` + rest}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("%v\n%s", err, strings.Join(got, "\n"))
+	} else {
+		starts(t, cfg)
+	}
+
 	_, warnings, err := checked(t, `upstreams: {cm: {type: ciphertrust, url: "https://c.example", auth: {grant: password}, ca_file: /nowhere/ca.pem}}`+"\n")
 	if err != nil || len(warnings) != 1 || !strings.HasPrefix(warnings[0].Error(), "f:7:97: upstreams.cm.ca_file: open /nowhere/ca.pem: ") {
 		t.Errorf("%v, %v", warnings, err)
