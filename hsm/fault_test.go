@@ -268,6 +268,20 @@ func TestTokenGoneAndBack(t *testing.T) {
 	}
 }
 
+// TestTokenReplacedWhileOpen holds that a token is no longer used when the module
+// shows another one in its place.
+func TestTokenReplacedWhileOpen(t *testing.T) {
+	t.Parallel()
+	s := hsmtest.NewShim(t)
+	token, _ := open(t, s.Config(&hsmtest.Ledger{}, nil))
+	newKey(t, token, "host", hsm.ECDSAP256)
+	s.Serial("0123456789abcdef")
+	status := until(t, token, func(s hsm.Status) bool { return errors.Is(s.Err, hsm.ErrReplaced) })
+	if status.Open {
+		t.Error("it is open all the same")
+	}
+}
+
 // TestReplacedTokenIsRefused holds that a token with the same label that is not
 // the one our keys are on gets neither the PIN nor new keys.
 func TestReplacedTokenIsRefused(t *testing.T) {
@@ -352,10 +366,24 @@ func TestKillsDuringGeneration(t *testing.T) {
 		kills = 100
 	}
 	s, ledger, guard := fresh(t)
-	intents := 0
+	begun := make(chan struct{}, 1)
+	ledger.OnSave = func(k hsm.LedgerKey) error {
+		if k.State == hsm.Intended && k.Serial != "" {
+			select {
+			case begun <- struct{}{}:
+			default:
+			}
+		}
+		return nil
+	}
+	interrupted := 0
 	for i := range kills {
 		token, stop := open(t, s.Config(ledger, guard))
-		intents += settle(t, token)
+		settle(t, token)
+		select {
+		case <-begun: // by settle
+		default:
+		}
 		k, err := token.Reserve(fmt.Sprintf("k%d", i), hsm.ECDSAP256)
 		if err != nil {
 			t.Fatal(err)
@@ -367,16 +395,25 @@ func TestKillsDuringGeneration(t *testing.T) {
 			_, err := token.Ensure(ctx, k.ID)
 			done <- err
 		}()
+		select {
+		case <-begun:
+		case err := <-done:
+			t.Fatalf("it ended without a generation: %v", err)
+		}
 		// A generation takes some milliseconds; so this falls somewhere into it.
-		<-time.After(time.Duration(i%20) * 300 * time.Microsecond)
+		<-time.After(time.Duration(i%20) * 150 * time.Microsecond)
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 		cancel()
-		<-done
+		if <-done != nil {
+			interrupted++
+		}
 		stop()
 	}
 	token, _ := open(t, s.Config(ledger, guard))
-	intents += settle(t, token)
-	t.Logf("%d of %d generations were interrupted", intents, kills)
+	settle(t, token)
+	if t.Logf("%d of %d generations were interrupted", interrupted, kills); interrupted == 0 {
+		t.Error("no generation was interrupted: this has tested nothing")
+	}
 	for _, k := range token.Keys() {
 		key, err := token.Key(t.Context(), k.ID)
 		if err == nil {

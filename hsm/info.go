@@ -230,51 +230,76 @@ func (t *Token) StoreCertificate(ctx context.Context, id string, der []byte) err
 		wire.Certificate{ID: id, Label: key.info.String(), DER: der}, nil)
 }
 
+// A need is a mechanism with what it has to be able to do.
+type need struct{ mech, flags uint }
+
+var (
+	makeRSA = need{wire.MechRSAKeyGen, wire.FlagGenerateKeyPair}
+	makeEC  = need{wire.MechECKeyGen, wire.FlagGenerateKeyPair}
+	signRSA = need{wire.MechRSAPKCS, wire.FlagSign}
+	signPSS = need{wire.MechRSAPSS, wire.FlagSign}
+	signEC  = need{wire.MechECDSA, wire.FlagSign}
+)
+
 // needs are the mechanisms that a type of key takes, with the key size.
 var needs = []struct {
 	typ   KeyType
-	mechs []uint
+	mechs []need
 	size  uint // 0 where mechanisms do not say
 }{
-	{RSA2048, []uint{wire.MechRSAKeyGen, wire.MechRSAPKCS}, 2048},
-	{RSA3072, []uint{wire.MechRSAKeyGen, wire.MechRSAPKCS}, 3072},
-	{RSA4096, []uint{wire.MechRSAKeyGen, wire.MechRSAPKCS}, 4096},
-	{ECDSAP256, []uint{wire.MechECKeyGen, wire.MechECDSA}, 256},
-	{ECDSAP384, []uint{wire.MechECKeyGen, wire.MechECDSA}, 384},
-	{ECDSAP521, []uint{wire.MechECKeyGen, wire.MechECDSA}, 521},
-	{Ed25519, []uint{wire.MechEdKeyGen, wire.MechEdDSA}, 0},
-	{sealAES, []uint{wire.MechAESKeyGen, wire.MechAESGCM}, 0},
-	{sealRSA, []uint{wire.MechRSAKeyGen, wire.MechRSAOAEP}, 2048},
+	{RSA2048, []need{makeRSA, signRSA}, 2048},
+	{RSA3072, []need{makeRSA, signRSA}, 3072},
+	{RSA4096, []need{makeRSA, signRSA}, 4096},
+	{ECDSAP256, []need{makeEC, signEC}, 256},
+	{ECDSAP384, []need{makeEC, signEC}, 384},
+	{ECDSAP521, []need{makeEC, signEC}, 521},
+	{Ed25519, []need{{wire.MechEdKeyGen, wire.FlagGenerateKeyPair}, {wire.MechEdDSA, wire.FlagSign}}, 0},
+	{sealAES, []need{{wire.MechAESKeyGen, wire.FlagGenerate}, {wire.MechAESGCM, wire.FlagEncrypt | wire.FlagDecrypt}}, 0},
+	{sealRSA, []need{makeRSA, {wire.MechRSAOAEP, wire.FlagDecrypt}}, 2048},
 }
 
-// faults are what modules offer and cannot do. It would show at the first use,
-// which is too late.
-var faults = []struct {
+// quirks are what modules do not say of themselves, and what would show at the first
+// use only, which is too late.
+var quirks = []struct {
 	library string // its description begins so
-	typ     KeyType
+	quirk
 }{
-	{"TPM2.0 Cryptoki", ECDSAP521}, // it makes such keys, and every signature ends with CKR_HOST_MEMORY
+	// It makes P-521 keys, and every signature with them ends with CKR_HOST_MEMORY.
+	// It reads what is on the token when it is started, and never again.
+	{"TPM2.0 Cryptoki", quirk{cannot: []KeyType{ECDSAP521}, stale: true}},
+}
+
+// A quirk is what a module does not say of itself.
+type quirk struct {
+	cannot []KeyType // types of keys that it offers in vain
+	stale  bool      // it does not see what other processes change
+}
+
+func quirkOf(o *wire.Opened) quirk {
+	for _, q := range quirks {
+		if strings.HasPrefix(o.Library, q.library) {
+			return q.quirk
+		}
+	}
+	return quirk{}
 }
 
 // supported are the types of keys that the token says it can have, and can.
 func supported(o *wire.Opened) []KeyType {
 	var types []KeyType
+	cannot := quirkOf(o).cannot
 	for _, n := range needs {
-		faulty := false
-		for _, f := range faults {
-			faulty = faulty || f.typ == n.typ && strings.HasPrefix(o.Library, f.library)
-		}
-		if !faulty && !slices.ContainsFunc(n.mechs, func(m uint) bool { return !offers(o, m, n.size) }) {
+		if !slices.Contains(cannot, n.typ) && !slices.ContainsFunc(n.mechs, func(of need) bool { return !offers(o, of, n.size) }) {
 			types = append(types, n.typ)
 		}
 	}
 	return types
 }
 
-func offers(o *wire.Opened, mech, size uint) bool {
+func offers(o *wire.Opened, n need, size uint) bool {
 	for _, m := range o.Mechanisms {
-		if m.Type == mech {
-			return size == 0 || m.Max == 0 || m.Min <= size && size <= m.Max
+		if m.Type == n.mech {
+			return m.Flags&n.flags == n.flags && (size == 0 || m.Max == 0 || m.Min <= size && size <= m.Max)
 		}
 	}
 	return false
@@ -305,8 +330,11 @@ func limits(o *wire.Opened) []string {
 			out = append(out, "neither AES-GCM nor RSA-OAEP: nothing can be sealed")
 		}
 	}
-	if !offers(o, wire.MechRSAPSS, 0) {
+	if !offers(o, signPSS, 0) {
 		out = append(out, "no RSA-PSS: RSA keys cannot serve TLS 1.3")
+	}
+	if quirkOf(o).stale {
+		out = append(out, "keys that other programs make or delete show only after the worker was started anew")
 	}
 	if o.Flags&wire.FlagWriteProtected != 0 {
 		out = append(out, "the token is read-only: no new keys")

@@ -85,6 +85,9 @@ func (s *Shim) Rules(rules ...string) {
 // AddFlags makes the tokens state these flags too.
 func (s *Shim) AddFlags(flags uint) { s.write("flags", fmt.Sprintf("%#x\n", flags)) }
 
+// Serial makes the tokens state another serial number, of 16 characters.
+func (s *Shim) Serial(serial string) { s.write("serial", serial) }
+
 // LimitSessions makes the tokens state that they can have so many sessions, and
 // have no more.
 func (s *Shim) LimitSessions(n int) { s.write("sessions", fmt.Sprintf("%d\n", n)) }

@@ -13,6 +13,7 @@
  *   flags     if it exists, its number is added to the flags of every token.
  *   sessions  if it exists, its number is how many sessions every token states
  *             that it can have, and has.
+ *   serial    if it exists, it is the serial number of every token.
  *   escape    if it exists, C_Initialize tries to open a TCP socket and to run a
  *             program, to reach into other processes and the kernel, and whether
  *             the process can be dumped, and appends what came of it: "allowed"
@@ -54,7 +55,7 @@ enum {
 
 enum { CKR_PIN_INCORRECT = 0xa0, CKR_PIN_LOCKED = 0xa4, CKR_SESSION_COUNT = 0xb1 };
 enum { FLAG_LOW = 0x10000, FLAG_FINAL = 0x20000, FLAG_LOCKED = 0x40000 };
-enum { FLAGS_OFFSET = 96, MAX_SESSIONS_OFFSET = 104 }; /* in CK_TOKEN_INFO */
+enum { SERIAL_OFFSET = 80, FLAGS_OFFSET = 96, MAX_SESSIONS_OFFSET = 104 }; /* in CK_TOKEN_INFO */
 enum { INIT_FLAGS = 4, CKF_OS_LOCKING_OK = 2 }; /* of CK_C_INITIALIZE_ARGS, after four pointers */
 
 static functions *real, mine;
@@ -279,6 +280,13 @@ static ck my_GetTokenInfo(ck slot, unsigned char *info) {
 	if (wrong == 2) *flags |= FLAG_LOW | FLAG_FINAL;
 	if (wrong >= 3) *flags |= FLAG_LOCKED;
 	*flags |= number("flags", 0);
+	char path[512];
+	in_dir(path, sizeof path, "serial");
+	FILE *f = fopen(path, "r");
+	if (f != NULL) {
+		if (fread(info + SERIAL_OFFSET, 1, 16, f) != 16) info[SERIAL_OFFSET] = '?';
+		fclose(f);
+	}
 	int most = number("sessions", -1);
 	if (most >= 0) *(ck *)(info + MAX_SESSIONS_OFFSET) = most;
 	return 0;

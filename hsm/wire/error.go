@@ -38,16 +38,12 @@ const (
 
 // The return values of PKCS#11 that the daemon tells apart.
 const (
-	CKRGeneralError     = 0x05
-	CKRFunctionFailed   = 0x06
-	CKRDeviceMemory     = 0x31
-	CKRPINIncorrect     = 0xa0
-	CKRPINInvalid       = 0xa1
-	CKRPINLenRange      = 0xa2
-	CKRPINExpired       = 0xa3
-	CKRPINLocked        = 0xa4
-	CKRTokenNotPresent  = 0xe0
-	CKRTokenWriteLocked = 0xe2
+	CKRPINIncorrect    = 0xa0
+	CKRPINInvalid      = 0xa1
+	CKRPINLenRange     = 0xa2
+	CKRPINExpired      = 0xa3
+	CKRPINLocked       = 0xa4
+	CKRTokenNotPresent = 0xe0
 )
 
 // The flags of CK_TOKEN_INFO that the daemon looks at.
@@ -61,6 +57,15 @@ const (
 	FlagPINFinalTry    = 0x20000
 	FlagPINLocked      = 0x40000
 	FlagPINToBeChanged = 0x80000
+)
+
+// The flags of CK_MECHANISM_INFO that the daemon looks at.
+const (
+	FlagEncrypt         = 0x100
+	FlagDecrypt         = 0x200
+	FlagSign            = 0x800
+	FlagGenerate        = 0x8000
+	FlagGenerateKeyPair = 0x10000
 )
 
 // The mechanisms that the daemon looks for among those of a token.

@@ -56,7 +56,7 @@ const MinSessions = 4
 
 // Opened tells what was opened.
 type Opened struct {
-	Label, Serial, Manufacturer, Model, Firmware string
+	Label, Serial string
 
 	Library    string      // the module's own description of itself
 	Flags      uint        // CKF_... of CK_TOKEN_INFO

@@ -238,9 +238,7 @@ func (m *module) readPIN(req wire.Open) (warnings []string, err error) {
 // describe tells the daemon what was opened.
 func (m *module) describe() (*wire.Opened, error) {
 	o := &wire.Opened{
-		Label: m.info.Label, Serial: m.info.SerialNumber, Manufacturer: m.info.ManufacturerID, Model: m.info.Model,
-		Firmware: fmt.Sprintf("%d.%d", m.info.FirmwareVersion.Major, m.info.FirmwareVersion.Minor),
-		Flags:    m.info.Flags, Sessions: m.signers,
+		Label: m.info.Label, Serial: m.info.SerialNumber, Flags: m.info.Flags, Sessions: m.signers,
 	}
 	if info, err := m.ctx.GetInfo(); err == nil {
 		o.Library = fmt.Sprintf("%s %d.%d", info.LibraryDescription, info.LibraryVersion.Major, info.LibraryVersion.Minor)
