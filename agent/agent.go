@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/signet-agent/signet/agent/config"
@@ -74,8 +75,9 @@ type Agent struct {
 	expiries   map[string]*expiryWatch
 	refresher  *refresher
 
-	opened chan struct{}   // closed when the data key is unwrapped and the cache is read
-	life   context.Context // of fetches that outlive the request which began them
+	opened   chan struct{}         // closed when the data key is unwrapped and the cache is read
+	unopened atomic.Pointer[error] // why it could not be at the last try; nil before that
+	life     context.Context       // of fetches that outlive the request which began them
 }
 
 // Held is the connection of a unit that waits for a credential.

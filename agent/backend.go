@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/rsa"
@@ -48,10 +49,17 @@ func problem(err error) error {
 
 // Fetch is for socket.Backend.
 func (b backend) Fetch(ctx context.Context, name string) error {
-	select {
-	case <-b.opened:
-	case <-ctx.Done():
-		return problem(b.ready(time.Now()))
+	for !b.isOpen() {
+		changed := b.sealing().Changed()
+		if err := b.locked(); err != nil {
+			return problem(err)
+		}
+		select {
+		case <-b.opened:
+		case <-changed:
+		case <-ctx.Done():
+			return problem(b.notOpen())
+		}
 	}
 	return notTheCaller(b.refresher.join(ctx, b.life, name))
 }
@@ -59,7 +67,7 @@ func (b backend) Fetch(ctx context.Context, name string) error {
 // Refused is for socket.Backend.
 func (b backend) Refused(ctx context.Context, name, version string) error {
 	if !b.isOpen() {
-		return problem(b.ready(time.Now()))
+		return problem(b.notOpen())
 	}
 	err := b.refresher.refused(ctx, b.life, name, version)
 	if _, ok := errors.AsType[*refusal](err); !ok && !gone(err) {
@@ -76,6 +84,36 @@ func notTheCaller(err error) error {
 		p.Code = socket.CodeUnavailable
 	}
 	return err
+}
+
+// sealing is the token that the data key is wrapped by.
+func (a *Agent) sealing() *hsm.Token {
+	first, _ := a.cfg.Token("")
+	return a.tokens[first.TokenName()]
+}
+
+// locked says why the agent's state cannot be read, or is nil where it can be, or
+// nothing has failed yet.
+func (a *Agent) locked() error {
+	if a.isOpen() {
+		return nil
+	}
+	st := a.sealing().Status()
+	if !st.Open && st.Err != nil {
+		return fmt.Errorf("the agent's state cannot be opened without its HSM: %w", st.Err)
+	}
+	if err := a.unopened.Load(); err != nil && st.Open {
+		return fmt.Errorf("the agent's state cannot be opened: %w", *err)
+	}
+	return nil
+}
+
+// notOpen is locked, but knows of the time before anything has failed too.
+func (a *Agent) notOpen() error {
+	if a.isOpen() {
+		return nil
+	}
+	return cmp.Or(a.locked(), error(&refusal{socket.CodeUnavailable, "the data key is not unwrapped yet"}))
 }
 
 func (a *Agent) isOpen() bool {

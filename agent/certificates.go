@@ -36,7 +36,7 @@ func (a *Agent) makeRotators() error {
 			}
 			return a.publishCertificate(ctx, r, c.Issuance, v)
 		}
-		id.doubt = r.doubt
+		id.doubt, id.locked = r.doubt, a.notOpen
 		if m := a.services[c.Issuer].manager; m != nil {
 			a.expiries[name] = &expiryWatch{
 				name: name, share: share(a.host, name), ready: id.enrolled, events: m.Events, shelf: a.store, log: a.log, emit: a.emit,

@@ -20,6 +20,9 @@ type identity struct {
 	// doubt is told when one of them refuses it. It does not change after start
 	// either.
 	doubt func()
+	// locked says why the certificate may be there and not be known yet, or is nil.
+	// It does not change after start.
+	locked func() error
 	// enrolled is closed at the first certificate.
 	enrolled chan struct{}
 	once     sync.Once
@@ -33,6 +36,9 @@ func newIdentity(name string) *identity {
 func (i *identity) certificate(context.Context) (*tls.Certificate, error) {
 	c := i.cert.Load()
 	if c == nil {
+		if err := i.locked(); err != nil {
+			return nil, fmt.Errorf("identity %q: %w", i.name, err)
+		}
 		return nil, &refusal{"unavailable", fmt.Sprintf("identity %q has no certificate yet; enrol it with `signet enroll %s`", i.name, i.name)}
 	}
 	return c, nil

@@ -144,6 +144,11 @@ func (a *Agent) runSecrets(ctx context.Context) error {
 			return nil
 		}
 		s, err := openSealer(ctx, token, a.store)
+		if errors.Is(err, hsm.ErrSealed) && n >= unwrapTries {
+			a.log.Error("the data key was changed on disk; it is set aside and another one made", "err", err,
+				"hint", "secrets are fetched anew; whoever had logged in has to again; rotate the certificates whose keys are in files")
+			s, err = replaceSealer(ctx, token, a.store)
+		}
 		if err == nil {
 			a.refresher.sealer = s
 			break
@@ -151,6 +156,7 @@ func (a *Agent) runSecrets(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
+		a.unopened.Store(&err)
 		a.log.Error("cache not readable", "err", err, "hint", hintOf(err))
 		if !sleep(ctx, backoff(n, 0)) {
 			return nil

@@ -26,32 +26,60 @@ type shelf interface {
 	SetMeta(name string, value []byte) error
 }
 
-// metaDataKey is where the wrapped data key lies.
-const metaDataKey = "data-key"
+const (
+	// metaDataKey is where the wrapped data key lies.
+	metaDataKey = "data-key"
+	// metaDataKeyAside is where one lies that could not be unwrapped.
+	metaDataKeyAside = "data-key-damaged"
+	// unwrapTries is how often the token says of a data key that it was changed
+	// before another one is made.
+	unwrapTries = 3
+)
 
 // openSealer unwraps the data key, or makes one where there is none yet.
-func openSealer(ctx context.Context, hsm wrapper, s shelf) (*sealer, error) {
+func openSealer(ctx context.Context, w wrapper, s shelf) (*sealer, error) {
 	blob, err := s.Meta(metaDataKey)
 	if err != nil {
 		return nil, fmt.Errorf("read the wrapped data key: %w", err)
 	}
-	var key []byte
-	if blob != nil {
-		if key, err = hsm.Unwrap(ctx, blob); err != nil {
-			return nil, fmt.Errorf("unwrap the data key: %w", err)
-		}
-	} else {
-		key = make([]byte, 32)
-		rand.Read(key)
-		if blob, err = hsm.Wrap(ctx, key); err != nil {
-			return nil, fmt.Errorf("wrap a new data key: %w", err)
-		}
-		if err := s.SetMeta(metaDataKey, blob); err != nil {
-			return nil, fmt.Errorf("keep the wrapped data key: %w", err)
-		}
+	if blob == nil {
+		return freshSealer(ctx, w, s)
+	}
+	key, err := w.Unwrap(ctx, blob)
+	if err != nil {
+		return nil, fmt.Errorf("unwrap the data key: %w", err)
 	}
 	defer clear(key)
 	return newSealer(key)
+}
+
+// freshSealer makes a new data key.
+func freshSealer(ctx context.Context, w wrapper, s shelf) (*sealer, error) {
+	key := make([]byte, 32)
+	defer clear(key)
+	rand.Read(key)
+	blob, err := w.Wrap(ctx, key)
+	if err != nil {
+		return nil, fmt.Errorf("wrap a new data key: %w", err)
+	}
+	if err := s.SetMeta(metaDataKey, blob); err != nil {
+		return nil, fmt.Errorf("keep the wrapped data key: %w", err)
+	}
+	return newSealer(key)
+}
+
+// replaceSealer sets a data key aside that cannot be unwrapped any more, and makes
+// another: what the old one sealed is lost, and must not keep what comes after it
+// from being served.
+func replaceSealer(ctx context.Context, w wrapper, s shelf) (*sealer, error) {
+	blob, err := s.Meta(metaDataKey)
+	if err != nil {
+		return nil, fmt.Errorf("read the wrapped data key: %w", err)
+	}
+	if err := s.SetMeta(metaDataKeyAside, blob); err != nil {
+		return nil, fmt.Errorf("set the damaged data key aside: %w", err)
+	}
+	return freshSealer(ctx, w, s)
 }
 
 func newSealer(key []byte) (*sealer, error) {

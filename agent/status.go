@@ -268,10 +268,8 @@ func (a *Agent) ready(now time.Time) error {
 			return &refusal{"unavailable", fmt.Sprintf("the token of hsm %q is not open", name)}
 		}
 	}
-	select {
-	case <-a.opened:
-	default:
-		return &refusal{"unavailable", "the data key is not unwrapped yet"}
+	if err := a.notOpen(); err != nil {
+		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(a.identities)) {
 		if err := a.rotators[name].snap.Load().usable(name, now); err != nil {
