@@ -11,9 +11,9 @@
 // both halves were found, its attributes were audited, attempts to get it out
 // were refused, and a signature made with it was verified. Whatever else is
 // found on the token is reported and left alone. The exceptions are the remains
-// of our own interrupted generations: objects with the ID of an intent, and
-// objects with neither name nor key material that were there when an intent had
-// been left open.
+// of our own interrupted generations: objects with the ID of an intent, and keys
+// with neither name nor material, of the type of an intent whose generation was
+// begun when the token had none such; see sweep.go.
 //
 // # When the worker or the token goes away
 //

@@ -244,34 +244,9 @@ func (t *Token) destroy(ctx context.Context, k LedgerKey) error {
 // check decides whether what was found is the key, whole, unable to leave the
 // token, and able to do its work.
 func (t *Token) check(ctx context.Context, k LedgerKey, f *wire.Found) (*Key, error) {
-	bad := func(format string, args ...any) error {
-		return t.fail("check", k.String(), fmt.Errorf("%w: %s", ErrUntrusted, fmt.Sprintf(format, args...)))
-	}
-	id, err := hex.DecodeString(k.ID)
+	key, err := t.whole(k, f)
 	if err != nil {
-		return nil, bad("the ledger has %q for its ID", k.ID)
-	}
-	key := &Key{t: t, info: k, id: id, spki: f.SPKI, proven: new(atomic.Pointer[process])}
-	typ := k.Type
-	if typ == sealRSA {
-		typ = RSA2048 // the public key does not say what it is for
-	}
-	switch {
-	case f.Unreadable > 0:
-		return nil, bad("%d objects cannot be read", f.Unreadable)
-	case f.Private+f.Secret > 1:
-		return nil, t.fail("check", k.String(), &wire.Error{Name: wire.KeyAmbiguous, Text: "the token has " + contents(*f) + " with its ID"})
-	case k.Type == sealAES && (f.Secret != 1 || f.Private+f.Public > 0):
-		return nil, bad("the token has %d secret keys with its ID", f.Secret)
-	case k.Type != sealAES && (f.Private != 1 || f.Public != 1 || f.Secret > 0):
-		return nil, bad("the token has %d private and %d public halves with its ID", f.Private, f.Public)
-	case KeyType(f.Type) != typ:
-		return nil, bad("it is of type %q, not %q", f.Type, k.Type)
-	}
-	if k.Type != sealAES {
-		if key.pub, err = x509.ParsePKIXPublicKey(f.SPKI); err != nil {
-			return nil, bad("public half: %v", err)
-		}
+		return nil, t.fail("check", k.String(), err)
 	}
 	a, err := t.audit(ctx, k)
 	if err != nil {
@@ -282,7 +257,7 @@ func (t *Token) check(ctx context.Context, k LedgerKey, f *wire.Found) (*Key, er
 		v.weak = append(v.weak, surplus(k.Type, a)...)
 	}
 	if v.refuses(t.cfg.Lenient) {
-		return nil, bad("%s", strings.Join(v.all(), "; "))
+		return nil, t.fail("check", k.String(), untrusted("%s", strings.Join(v.all(), "; ")))
 	}
 	if findings := v.all(); len(findings) > 0 {
 		t.log.Warn("key used although its audit failed, because hsm.audit is lenient", "key", k.String(), "findings", findings)
@@ -297,9 +272,44 @@ func (t *Token) check(ctx context.Context, k LedgerKey, f *wire.Found) (*Key, er
 	case err == nil:
 		return key, nil
 	case errors.As(err, &e) && !errors.Is(err, ErrClosed) && !errors.Is(err, ErrDeadline) && !errors.Is(err, errLost):
-		return nil, bad("it does not work: %v", e.Err)
+		return nil, t.fail("check", k.String(), untrusted("it does not work: %v", e.Err))
 	}
 	return nil, err
+}
+
+func untrusted(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", ErrUntrusted, fmt.Sprintf(format, args...))
+}
+
+// whole makes a key of what was found if that is one of the right type.
+func (t *Token) whole(k LedgerKey, f *wire.Found) (*Key, error) {
+	id, err := hex.DecodeString(k.ID)
+	if err != nil {
+		return nil, untrusted("the ledger has %q for its ID", k.ID)
+	}
+	typ := k.Type
+	if typ == sealRSA {
+		typ = RSA2048 // the public key does not say what it is for
+	}
+	switch {
+	case f.Unreadable > 0:
+		return nil, untrusted("%d objects cannot be read", f.Unreadable)
+	case f.Private+f.Secret > 1:
+		return nil, &wire.Error{Name: wire.KeyAmbiguous, Text: "the token has " + contents(*f) + " with its ID"}
+	case k.Type == sealAES && (f.Secret != 1 || f.Private+f.Public > 0):
+		return nil, untrusted("the token has %d secret keys with its ID", f.Secret)
+	case k.Type != sealAES && (f.Private != 1 || f.Public != 1 || f.Secret > 0):
+		return nil, untrusted("the token has %d private and %d public halves with its ID", f.Private, f.Public)
+	case KeyType(f.Type) != typ:
+		return nil, untrusted("it is of type %q, not %q", f.Type, k.Type)
+	}
+	key := &Key{t: t, info: k, id: id, spki: f.SPKI, proven: new(atomic.Pointer[process])}
+	if k.Type != sealAES {
+		if key.pub, err = x509.ParsePKIXPublicKey(f.SPKI); err != nil {
+			return nil, untrusted("public half: %v", err)
+		}
+	}
+	return key, nil
 }
 
 func (t *Token) audit(ctx context.Context, k LedgerKey) (*wire.Audited, error) {

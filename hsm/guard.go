@@ -3,6 +3,7 @@ package hsm
 import (
 	"bytes"
 	"errors"
+	"sync"
 
 	"github.com/signet-agent/signet/hsm/wire"
 )
@@ -103,3 +104,26 @@ func (t *Token) learn(o *wire.Opened, salt []byte, outcome error) error {
 	}
 	return outcome
 }
+
+// memoryGuard is the guard of a Config without one: it remembers for as long as
+// the process lives.
+type memoryGuard struct {
+	mu           sync.Mutex
+	salt, digest []byte
+	reason       string
+}
+
+func (g *memoryGuard) Refused() (salt, digest []byte, reason string, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.salt, g.digest, g.reason, nil
+}
+
+func (g *memoryGuard) SetRefused(salt, digest []byte, reason string) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.salt, g.digest, g.reason = salt, digest, reason
+	return nil
+}
+
+func (g *memoryGuard) Clear() error { return g.SetRefused(nil, nil, "") }

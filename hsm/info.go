@@ -196,7 +196,10 @@ func contents(f wire.Found) string {
 	for _, c := range []struct {
 		n    int
 		name string
-	}{{f.Private, "private key"}, {f.Public, "public key"}, {f.Secret, "secret key"}, {f.Certificates, "certificate"}, {f.Others, "other object"}, {f.Unreadable, "unreadable object"}} {
+	}{
+		{f.Private, "private key"}, {f.Public, "public key"}, {f.Secret, "secret key"}, {f.Certificates, "certificate"},
+		{f.Others, "other object"}, {f.Unreadable, "unreadable object"},
+	} {
 		if c.n == 0 {
 			continue
 		}

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/signet-agent/signet/hsm/wire"
@@ -92,29 +91,6 @@ type Guard interface {
 	SetRefused(salt, digest []byte, reason string) error
 	Clear() error
 }
-
-// memoryGuard is the guard of a Config without one: it remembers for as long as
-// the process lives.
-type memoryGuard struct {
-	mu           sync.Mutex
-	salt, digest []byte
-	reason       string
-}
-
-func (g *memoryGuard) Refused() (salt, digest []byte, reason string, err error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.salt, g.digest, g.reason, nil
-}
-
-func (g *memoryGuard) SetRefused(salt, digest []byte, reason string) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.salt, g.digest, g.reason = salt, digest, reason
-	return nil
-}
-
-func (g *memoryGuard) Clear() error { return g.SetRefused(nil, nil, "") }
 
 // Keys returns the keys of this token that the ledger knows, by name and
 // generation. It is empty when the ledger cannot be read; calls that need a key

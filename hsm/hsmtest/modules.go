@@ -16,8 +16,8 @@ import (
 	"github.com/signet-agent/signet/hsm"
 )
 
-// Need finds programs and libraries that not everyone has. It skips the test where one is missing, unless SIGNET_NEED_SERVERS is 1: then it
-// fails it.
+// Need finds programs and libraries that not everyone has. It skips the test where
+// one is missing, unless SIGNET_NEED_SERVERS is 1: then it fails it.
 func Need(t testing.TB, globs ...string) (found []string) {
 	t.Helper()
 	for _, g := range globs {

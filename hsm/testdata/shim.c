@@ -185,8 +185,10 @@ static ck my_Finalize(void *a) {
 	in_dir(path, sizeof path, "calls");
 	FILE *f = access(path, F_OK) == 0 ? fopen(path, "w") : NULL;
 	if (f != NULL) {
-		fprintf(f, "C_Initialize=%d\nC_GetTokenInfo=%d\nC_FindObjectsInit=%d\nC_FindObjects=%d\nC_GetAttributeValue=%d\nC_OpenSession=%d\nC_CloseSession=%d\nthreads=%d\nsessions=%d\noverlaps=%d\n",
-			calls[INITIALIZE], calls[GETTOKENINFO], calls[FINDOBJECTSINIT], calls[FINDOBJECTS], calls[GETATTRIBUTEVALUE], calls[OPENSESSION], calls[CLOSESESSION], threads, peak, overlaps);
+		fprintf(f, "C_Initialize=%d\nC_GetTokenInfo=%d\nC_FindObjectsInit=%d\nC_FindObjects=%d\nC_GetAttributeValue=%d\n"
+			"C_OpenSession=%d\nC_CloseSession=%d\nthreads=%d\nsessions=%d\noverlaps=%d\n",
+			calls[INITIALIZE], calls[GETTOKENINFO], calls[FINDOBJECTSINIT], calls[FINDOBJECTS], calls[GETATTRIBUTEVALUE],
+			calls[OPENSESSION], calls[CLOSESESSION], threads, peak, overlaps);
 		fclose(f);
 	}
 	return ((ck(*)(void *))real->fn[FINALIZE])(a);

@@ -86,8 +86,9 @@ import (
 
 // A capi calls the few functions of a module that are better called without
 // miekg/pkcs11 between: C_Login, so that the PIN is never a Go string that
-// cannot be erased, and C_SignInit with C_Sign, which it makes three crossings,
-// two C allocations and a query for the length of.
+// cannot be erased; C_SignInit with C_Sign, which it makes three crossings, two C
+// allocations and a query for the length of; C_GetAttributeValue, for which it asks
+// for the lengths first; and encryption, for which some modules tell it too little.
 //
 // The module is one per process: loading a library that is loaded already gives
 // the same instance, with the sessions that others have opened.

@@ -56,7 +56,8 @@ func open(req wire.Open) (*module, *wire.Opened, error) {
 	if ctx == nil {
 		return nil, nil, &wire.Error{Name: wire.NotAModule, Text: "load " + req.Module}
 	}
-	m := &module{path: req.Module, c: c, ctx: ctx, args: newReserved(req.InitArgs), gate: newGate(), passed: map[uint]map[string][]pkcs11.ObjectHandle{}}
+	m := &module{path: req.Module, c: c, ctx: ctx, args: newReserved(req.InitArgs), gate: newGate(),
+		passed: map[uint]map[string][]pkcs11.ObjectHandle{}}
 	if err := m.start(req.Token); err != nil {
 		return nil, nil, err
 	}
@@ -68,7 +69,8 @@ func open(req wire.Open) (*module, *wire.Opened, error) {
 		return nil, nil, wireError("open session", err)
 	}
 	if m.signers = signers(req.Sessions, m.info); m.signers < 1 {
-		return nil, nil, ckr(fmt.Sprintf("open sessions: the token can have %d, and %d are needed", m.info.MaxSessionCount, wire.MinSessions), pkcs11.CKR_SESSION_COUNT)
+		text := fmt.Sprintf("open sessions: the token can have %d, and %d are needed", m.info.MaxSessionCount, wire.MinSessions)
+		return nil, nil, ckr(text, pkcs11.CKR_SESSION_COUNT)
 	}
 	opened, err := m.describe()
 	if err != nil {
