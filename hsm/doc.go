@@ -23,7 +23,8 @@
 // wait for the replacement until their own deadline and are then made once more.
 // Keys stay valid across this: those in use are found again by their CKA_ID when
 // the token is opened, others when [Token.Key] is first asked for them, and none
-// on the way to a signature. The first signature of a key by each worker is
+// on the way to a signature: only one that is missing is looked for again when it
+// is asked for, once a second at most. The first signature of a key by each worker is
 // verified, because anybody who may write to the token can put another key there.
 //
 // # Logging in
