@@ -10,12 +10,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/signet-agent/signet/hsm/pipe"
 	"github.com/signet-agent/signet/hsm/wire"
 )
-
-// laneTick is how often a wait for a signature looks whether the caller still
-// waits, and whether the worker is late.
-const laneTick = 50 * time.Millisecond
 
 // errLeft: the caller no longer waits.
 var errLeft = errors.New("the caller's time is over")
@@ -23,13 +20,13 @@ var errLeft = errors.New("the caller's time is over")
 // A lane is our end of one to the worker. It is used by one goroutine at a time.
 type lane struct {
 	*wire.Lane
-	pipe *quietPipe
+	pipe *pipe.Pipe
 }
 
 // newLanes makes n lanes to a worker, and what the worker is given of them.
 func newLanes(n int) (ours []*lane, theirs []*os.File, err error) {
 	for range n {
-		p, in, out, err := newQuietPipe()
+		p, in, out, err := pipe.New()
 		if err != nil {
 			closeLanes(ours, theirs)
 			return nil, nil, fmt.Errorf("pipes to the worker: %w", err)
@@ -43,12 +40,14 @@ func closeLanes(ours []*lane, theirs []*os.File) {
 	for _, l := range ours {
 		l.Close()
 	}
-	closeAll(theirs...)
+	for _, f := range theirs {
+		f.Close()
+	}
 }
 
-// wait waits for the answer until then, or until about laneTick after ctx is done.
+// wait waits for the answer until then, or until about pipe.Tick after ctx is done.
 func (l *lane) wait(ctx context.Context, until time.Time) (wire.Op, []byte, error) {
-	l.pipe.end = until
+	l.pipe.Until(until)
 	return l.Receive(func() error {
 		if ctx.Err() != nil || !time.Now().Before(until) {
 			return errLeft
@@ -98,7 +97,7 @@ func (p *process) sign(ctx context.Context, deadline time.Time, timeout time.Dur
 		return nil, err
 	}
 	end := time.Now().Add(timeout)
-	l.pipe.end = end
+	l.pipe.Until(end)
 	if err := l.Send(wire.OpSign, req.Head(), req.Data); err != nil {
 		return nil, p.broken(l, err, timeout)
 	}

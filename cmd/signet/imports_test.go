@@ -64,7 +64,7 @@ var only = map[string][]string{
 	"github.com/go-sql-driver/mysql":  {"client/sqldb/mysql", "client/sqldb/sqldbtest"},
 	"github.com/sijms/go-ora":         {"client/sqldb/oracle"},
 	"os/exec":                         {"hsm", "hsm/hsmtest", "cmd/signet", "cmd/signet-sim", "client/sqldb/sqldbtest", "sinks/consumers"},
-	"unsafe":                          {"hsm/worker", "internal/access", "internal/secret", "sinks/socket"},
+	"unsafe":                          {"hsm/pipe", "hsm/worker", "internal/access", "internal/secret", "sinks/socket"},
 }
 
 func TestImports(t *testing.T) {

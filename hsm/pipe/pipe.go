@@ -1,4 +1,6 @@
-package hsm
+// Package pipe is two pipes to another process, used without a system call that
+// waits.
+package pipe
 
 import (
 	"io"
@@ -10,11 +12,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Tick is how long Read waits at most before it lets its caller look around.
+const Tick = 50 * time.Millisecond
+
 // pipeBuf is what an empty pipe has room for whatever its size: PIPE_BUF of
 // pipe(7).
 const pipeBuf = 4096
 
-// A quietPipe writes into one pipe and reads from another without telling Go's
+// A Pipe writes into one pipe and reads from another without telling Go's
 // scheduler of each system call, which is why none of them may wait: waiting is
 // left to Go's poller. So the runtime's monitor thread sleeps while signatures are
 // made; each call would else wake it, and have it look around every 20 us. Nor
@@ -22,11 +27,11 @@ const pipeBuf = 4096
 // does with a socket.
 //
 // It is used by one goroutine at a time, and closed by any.
-type quietPipe struct {
+type Pipe struct {
 	in, out       *os.File
 	rawIn, rawOut syscall.RawConn
 	limit         time.Time // when reading ends next
-	end           time.Time // when it ends for good
+	end           time.Time // when reading and writing end for good
 
 	// Of the call under way. The functions are kept so that no call makes them.
 	buf        []byte
@@ -35,9 +40,9 @@ type quietPipe struct {
 	read, send func(fd uintptr) (done bool)
 }
 
-// newQuietPipe returns our ends and those of the other side.
-func newQuietPipe() (ours *quietPipe, in, out *os.File, err error) {
-	p := &quietPipe{}
+// New returns our end and the two of the other side, which do wait.
+func New() (ours *Pipe, in, out *os.File, err error) {
+	p := &Pipe{}
 	if p.in, out, err = pipe(0); err != nil {
 		return nil, nil, nil, err
 	}
@@ -79,7 +84,7 @@ func closeAll(files ...*os.File) {
 }
 
 // call is false if the call would have to wait.
-func (p *quietPipe) call(trap, fd uintptr) bool {
+func (p *Pipe) call(trap, fd uintptr) bool {
 	for {
 		n, _, errno := syscall.RawSyscall(trap, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p.buf))), uintptr(len(p.buf)))
 		if errno == unix.EINTR {
@@ -90,12 +95,12 @@ func (p *quietPipe) call(trap, fd uintptr) bool {
 	}
 }
 
-// Read waits for something to read, until the end or for half of laneTick to all
+// Read waits for something to read, until the end or for half of Tick to all
 // of it: after that it is os.ErrDeadlineExceeded.
-func (p *quietPipe) Read(b []byte) (int, error) {
-	if now := time.Now(); p.limit.Sub(now) < laneTick/2 || p.limit.After(p.end) {
-		p.limit = now.Add(laneTick)
-		if p.end.Before(p.limit) {
+func (p *Pipe) Read(b []byte) (int, error) {
+	if now := time.Now(); p.limit.Sub(now) < Tick/2 || !p.end.IsZero() && p.limit.After(p.end) {
+		p.limit = now.Add(Tick)
+		if !p.end.IsZero() && p.end.Before(p.limit) {
 			p.limit = p.end
 		}
 		if err := p.in.SetReadDeadline(p.limit); err != nil {
@@ -116,7 +121,7 @@ func (p *quietPipe) Read(b []byte) (int, error) {
 }
 
 // Write waits for room until the end. What a pipe holds at once waits for nothing.
-func (p *quietPipe) Write(b []byte) (done int, err error) {
+func (p *Pipe) Write(b []byte) (done int, err error) {
 	if len(b) > pipeBuf {
 		if err := p.out.SetWriteDeadline(p.end); err != nil {
 			return 0, err
@@ -135,7 +140,12 @@ func (p *quietPipe) Write(b []byte) (done int, err error) {
 	return done, nil
 }
 
-func (p *quietPipe) Close() error {
+// Until sets when reading and writing end. It is the zero Time until then: for
+// ever, but for Tick.
+func (p *Pipe) Until(end time.Time) { p.end = end }
+
+// Close wakes whoever waits.
+func (p *Pipe) Close() error {
 	closeAll(p.in, p.out)
 	return nil
 }
