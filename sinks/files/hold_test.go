@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/signet-agent/signet/internal/secret"
 	"github.com/signet-agent/signet/sinks"
 )
@@ -300,5 +302,71 @@ func TestOldGenerationsThatStayDoNotKeepTheReloadBack(t *testing.T) {
 	}
 	if n, _ := r.counts(); n != 1 {
 		t.Errorf("told of %d deliveries", n)
+	}
+}
+
+// What a roll-back has put back and the agent may not read is written again from
+// what this process has delivered. Where an earlier one did, it is told, and left
+// for its consumer's next try.
+func TestDriftOfARollBackThatTheAgentMayNotRead(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+	if mayWriteAnywhere() {
+		asMereOwner(t)
+		return
+	}
+	path := filepath.Join(tempDir(t), "pw")
+	var told []string
+	cfg := Config{Files: []File{{Path: path, Secret: "db", Field: "password", Owner: "61777", KeepPrevious: true}},
+		Drifted: func(d Drift) { told = append(told, d.What) }}
+	begin := func() *Files {
+		t.Helper()
+		fs, err := New(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fs
+	}
+	stat := func() (st unix.Stat_t) {
+		t.Helper()
+		if err := unix.Stat(path, &st); err != nil {
+			t.Fatal(err)
+		}
+		return st
+	}
+	fs := begin()
+	if err := errors.Join(fs.PublishSecret(db("1", "one")), fs.PublishSecret(db("2", "two or more")), fs.Rollback(path)); err != nil {
+		t.Fatal(err)
+	}
+	before := stat()
+	fs.check(fs.targets[path])
+	if now := stat(); now.Ino != before.Ino || now.Size != 3 || len(told) != 0 {
+		t.Errorf("written again, though nobody changed it: %d bytes, told %v", now.Size, told)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	fs.check(fs.targets[path])
+	if now := stat(); now.Uid != 61777 || now.Size != 3 || now.Mode&0o777 != 0o600 || !slices.Equal(told, []string{"deleted"}) {
+		t.Errorf("not as it was: %+v, told %v", now, told)
+	}
+
+	wanted, err := fs.Wanted(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fs, told = begin(), nil
+	if err := errors.Join(fs.Hold(path, wanted), fs.PublishSecret(db("2", "two or more"))); err != nil || stat().Size != 3 || len(told) != 0 {
+		t.Errorf("a start has not left it: %v, told %v", err, told)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := fs.PublishSecret(db("2", "two or more")); !errors.Is(err, errUnread) || !slices.Equal(told, []string{"deleted"}) {
+		t.Errorf("error %v, told %v", err, told)
+	}
+	if err := fs.Redeliver(path); err != nil || stat().Size != 11 {
+		t.Errorf("not written at the next try: %v", err)
 	}
 }
