@@ -4,6 +4,7 @@ import (
 	"crypto"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -63,7 +64,11 @@ func TestWorkerDiesWithTheDaemon(t *testing.T) {
 		t.Fatal(err)
 	}
 	ended := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-	if n, err := unix.Poll(ended, int(patience.Milliseconds())); n != 1 {
+	n, err := unix.Poll(ended, int(patience.Milliseconds()))
+	for errors.Is(err, unix.EINTR) {
+		n, err = unix.Poll(ended, int(patience.Milliseconds()))
+	}
+	if n != 1 {
 		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
 		t.Errorf("the worker is still there (%v)", err)
 	}

@@ -25,7 +25,7 @@ var mayImport = map[string][]string{
 	"agent/config": {"internal/access", "internal/itemref", "internal/secret"},
 	"agent/store":  {"internal/secret"},
 
-	"hsm":         {"hsm/wire", "internal/secret"},
+	"hsm":         {"hsm/pipe", "hsm/wire", "internal/secret"},
 	"hsm/worker":  {"hsm/wire", "internal/secret"},
 	"hsm/hsmtest": {"hsm", "hsm/wire"},
 
