@@ -95,10 +95,11 @@ func (a *Agent) sealing() *hsm.Token {
 // locked says why the agent's state cannot be read, or is nil where it can be, or
 // nothing has failed yet.
 func (a *Agent) locked() error {
-	if a.isOpen() {
+	t := a.sealing()
+	if t == nil || a.isOpen() {
 		return nil
 	}
-	st := a.sealing().Status()
+	st := t.Status()
 	if !st.Open && st.Err != nil {
 		return fmt.Errorf("the agent's state cannot be opened without its HSM: %w", st.Err)
 	}

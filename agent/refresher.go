@@ -181,7 +181,7 @@ func (r *refresher) run(ctx context.Context) error {
 		for len(r.queue) > 0 && !now.Before(r.queue[0].due) {
 			r.start(ctx, r.queue[0])
 		}
-		r.saveDue()
+		r.saveDue(ctx)
 		// Timers stand still while the host is suspended, and know nothing of a
 		// clock that was set, so nothing is waited for longer than this.
 		wait := clockCheck
@@ -195,8 +195,7 @@ func (r *refresher) run(ctx context.Context) error {
 		case <-ctx.Done():
 			t.Stop()
 			r.settle()
-			r.savers.Wait()
-			r.saveRest()
+			r.saveLast()
 			return nil
 		case <-r.wake:
 			t.Stop()

@@ -1,6 +1,9 @@
 package agent
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 const (
 	// saveAgain is how long after a failure the store is tried again.
@@ -8,6 +11,8 @@ const (
 	// forgetAfter is how long after the start the secrets that are not configured
 	// any more are removed, if no upstream has answered before.
 	forgetAfter = time.Hour
+	// saveAtEnd is how long a stop waits for what is not saved yet.
+	saveAtEnd = 3 * time.Second
 )
 
 // wrote takes up how it went to save what the flight under way has brought. What
@@ -34,25 +39,28 @@ func (r *refresher) forget() {
 }
 
 // saveDue begins to save what has to be, if it is time. The caller holds mu.
-func (r *refresher) saveDue() {
+func (r *refresher) saveDue(ctx context.Context) {
 	if r.clocks.at >= r.loaded+forgetAfter {
 		r.forget()
 	}
 	if len(r.unsaved) > 0 && r.clocks.at >= r.saveAt && !r.saving {
 		r.saving = true
-		r.savers.Go(r.saveRest)
+		r.savers.Go(func() { r.saveRest(ctx) })
 	}
 }
 
 // saveRest saves one after the other what the store does not have as it is held,
-// until one fails.
-func (r *refresher) saveRest() {
+// until one fails or ctx is done.
+func (r *refresher) saveRest(ctx context.Context) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.saving = true
 	var err error
 	saved := 0
 	for name := range r.unsaved {
+		if ctx.Err() != nil {
+			break
+		}
 		it := r.items[name]
 		if it != nil && it.flight != nil {
 			continue // which saves it, or leaves it for the next time
@@ -69,6 +77,14 @@ func (r *refresher) saveRest() {
 	case saved > 0:
 		r.log.Info("state of secrets written", "secrets", saved)
 	}
+}
+
+// saveLast saves what it can when everything stops.
+func (r *refresher) saveLast() {
+	r.savers.Wait()
+	ctx, cancel := context.WithTimeout(context.Background(), saveAtEnd)
+	defer cancel()
+	r.saveRest(ctx)
 }
 
 // saveOne saves what is held under a name, or removes what is there of one that

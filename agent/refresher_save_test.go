@@ -274,3 +274,21 @@ func TestEntryFromTheFutureIsJustStaleOnce(t *testing.T) {
 		}
 	})
 }
+
+// However much there is to write, and however slow the disk, a stop takes seconds.
+func TestStopWaitsForNoSlowDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		old := map[string][]byte{}
+		for n := range 1000 {
+			old[fmt.Sprint(n)] = []byte("sealed as something else")
+		}
+		b := newCacheBench(t, secretSpec{TTL: time.Hour, MaxStale: day}, old, is("one"))
+		b.remove = func(string) error { time.Sleep(time.Second); return nil }
+		stop := b.start(t)
+		time.Sleep(10 * time.Second)
+		began := time.Now()
+		if stop(); time.Since(began) > saveAtEnd+3*time.Second {
+			t.Errorf("it took %v to stop", time.Since(began))
+		}
+	})
+}
