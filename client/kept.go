@@ -9,12 +9,16 @@ import (
 
 // A keptSecret is the copy of a secret in this process.
 type keptSecret struct {
+	c    *Client
 	name string
 	now  atomic.Pointer[Secret] // what is served; nil when there is nothing
 
-	mu    sync.Mutex
-	last  *keptState  // guarded by mu; nil when the agent has taken it back
-	timer *time.Timer // guarded by mu; moves now when time changes what is served
+	mu      sync.Mutex
+	last    *keptState  // guarded by mu; nil when the agent has taken it back
+	changes int         // guarded by mu; how often the version of last was another
+	due     time.Time   // guarded by mu; when the agent is asked for newer dates
+	timer   *time.Timer // guarded by mu; moves now when time changes what is served
+	ended   bool        // guarded by mu; it is followed no more
 }
 
 // A keptState is one answer of the agent, with what time makes of it.
@@ -27,6 +31,10 @@ type keptState struct {
 // that was suspended or set right has moved unseen by timers. Reads do not look:
 // that alone would take longer than all the rest of them.
 const lookAtClock = time.Second
+
+// staleAsk is how often a copy that is stale is asked about. A poll tells at once
+// of another version, but not that the one of before is fresh again.
+const staleAsk = time.Minute
 
 // Secret returns a secret as it is now. The first call asks the agent; from
 // then on the Client follows the secret in the background, and a call costs
@@ -46,21 +54,12 @@ func (c *Client) Secret(ctx context.Context, name string) (*Secret, error) {
 func (c *Client) ask(ctx context.Context, name string) (*Secret, error) {
 	c.start()
 	answer := c.flight.DoChan(name, func() (any, error) {
-		s, err := c.ReadSecret(c.life, name)
-		if err != nil {
-			if k, ok := c.kept.Load(name); ok && definite(err) {
-				k.(*keptSecret).drop()
+		for {
+			s, overtaken, err := c.fill(name)
+			if !overtaken {
+				return s, err
 			}
-			return nil, err
 		}
-		// A secret that was never there is not followed: its name may be wrong.
-		v, known := c.kept.LoadOrStore(name, &keptSecret{name: name})
-		k := v.(*keptSecret)
-		k.learn(s)
-		if !known {
-			c.background(func(ctx context.Context) { k.follow(ctx, c) })
-		}
-		return s, nil
 	})
 	select {
 	case r := <-answer:
@@ -71,6 +70,41 @@ func (c *Client) ask(ctx context.Context, name string) (*Secret, error) {
 	case <-ctx.Done():
 		return nil, c.unreached(ctx, whatSecret(name), ctx.Err())
 	}
+}
+
+// fill reads a secret once. Another answer may have overtaken this one.
+func (c *Client) fill(name string) (s *Secret, overtaken bool, err error) {
+	k, changes := c.keptAs(name)
+	s, err = c.ReadSecret(c.life, name)
+	if err != nil {
+		if k != nil && definite(err) {
+			k.drop()
+		}
+		return nil, false, err
+	}
+	// A secret that was never there is not followed: its name may be wrong.
+	v, known := c.kept.LoadOrStore(name, &keptSecret{c: c, name: name})
+	k = v.(*keptSecret)
+	if !k.learn(s, changes) {
+		return nil, true, nil
+	}
+	if !known {
+		c.background(k.follow)
+	}
+	return s, false, nil
+}
+
+// keptAs is the copy of a secret, nil if there is none, and what learn wants to
+// know of an answer that is asked for now.
+func (c *Client) keptAs(name string) (k *keptSecret, changes int) {
+	v, ok := c.kept.Load(name)
+	if !ok {
+		return nil, 0
+	}
+	k = v.(*keptSecret)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k, k.changes
 }
 
 // at is the secret as it may be used at now, or nil, and how long that holds.
@@ -86,13 +120,25 @@ func (st *keptState) at(now time.Time) (*Secret, time.Duration) {
 	return st.stale, st.until.Sub(now)
 }
 
-// learn takes over an answer of the agent. Should answers have overtaken each
-// other, the next poll, which names the version learned, puts it right at once.
-func (k *keptSecret) learn(s *Secret) {
+// learn takes over an answer of the agent. If the version has become another
+// since it was asked for, and not that of the answer, nobody can say which of
+// the two is newer: it is not taken, and the agent has to be asked again.
+func (k *keptSecret) learn(s *Secret, changes int) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	another := k.last == nil || k.last.fresh.Version != s.Version
+	switch {
+	case k.ended:
+		return true
+	case another && changes != k.changes:
+		return false
+	case another:
+		k.changes++
+	}
 	k.last = stateOf(s)
+	k.due = k.last.ask(time.Now())
 	k.age()
+	return true
 }
 
 // stateOf works out how long an answer may be used.
@@ -109,66 +155,99 @@ func stateOf(s *Secret) *keptState {
 	return &keptState{fresh: s, stale: &stale, until: until}
 }
 
-// age serves what may be served now, and comes back when that changes. The
-// caller holds mu.
+// ask is when to ask for newer dates, after now: at nine tenths of the fresh life,
+// when a healthy agent has them; if need be twice more, each time in the middle of
+// what is left, and at its end; and then now and again.
+func (st *keptState) ask(now time.Time) time.Time {
+	end := st.fresh.FreshUntil
+	tenth := end.Sub(st.fresh.FetchedAt) / 10
+	for _, ahead := range []time.Duration{tenth, tenth / 2, tenth / 4, 0} {
+		if at := end.Add(-ahead); at.After(now) {
+			return at
+		}
+	}
+	return now.Add(staleAsk)
+}
+
+// age serves what may be served now, asks for newer dates when that is due, and
+// comes back when either changes. The caller holds mu.
 func (k *keptSecret) age() {
 	if k.timer != nil {
 		k.timer.Stop()
 	}
-	s, holds := k.last.at(time.Now())
+	now := time.Now()
+	s, holds := k.last.at(now)
 	k.now.Store(s)
-	if s != nil {
-		k.timer = time.AfterFunc(min(holds, lookAtClock), func() {
-			k.mu.Lock()
-			defer k.mu.Unlock()
-			k.age()
+	if s == nil {
+		return // whoever needs it asks
+	}
+	if !now.Before(k.due) {
+		k.due = k.last.ask(now)
+		k.c.background(func(ctx context.Context) {
+			_, _ = k.c.ask(ctx, k.name) // what goes wrong leaves the copy as it is, or drops it
 		})
 	}
+	k.timer = time.AfterFunc(min(holds, k.due.Sub(now), lookAtClock), func() {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.age()
+	})
 }
 
 // drop ends the service of the copy, as the agent takes it back.
 func (k *keptSecret) drop() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.last = nil
+	k.clear()
+}
+
+// end is drop for good.
+func (k *keptSecret) end() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.ended = true
+	k.clear()
+}
+
+// clear leaves nothing to serve. The caller holds mu.
+func (k *keptSecret) clear() {
+	if k.last != nil {
+		k.last = nil
+		k.changes++
+	}
 	k.age()
 }
 
-// known is the version that the agent gave last, and until when it is fresh.
-func (k *keptSecret) known() (version string, fresh time.Time) {
+// known is the version that the agent gave last, and what learn wants to know.
+func (k *keptSecret) known() (version string, changes int) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.last == nil {
-		return "", time.Time{}
+		return "", k.changes
 	}
-	return k.last.fresh.Version, k.last.fresh.FreshUntil
+	return k.last.fresh.Version, k.changes
 }
 
-// follow keeps the copy right until ctx is done.
-func (k *keptSecret) follow(ctx context.Context, c *Client) {
-	defer k.drop()
+// follow learns of each other version at once, until ctx is done or the agent
+// says that the secret is not to be had: who needs it then has to ask, and that
+// begins anew.
+func (k *keptSecret) follow(ctx context.Context) {
+	defer k.c.kept.CompareAndDelete(k.name, k)
+	defer k.end()
 	var back backOff
 	for ctx.Err() == nil {
-		version, fresh := k.known()
-		// The answer comes when the version changes or the wait is over; the
-		// dates of an unchanged version are wanted when the old ones end.
-		wait := min(max(time.Until(fresh), hasty), pollWait)
+		version, changes := k.known()
 		asked := time.Now()
-		s, err := c.poll(ctx, k.name, version, wait)
-		if s == nil && err == nil {
-			s, err = c.ReadSecret(ctx, k.name)
-		}
-		switch {
-		case ctx.Err() != nil:
+		s, err := k.c.poll(ctx, k.name, version, pollWait)
+		if ctx.Err() != nil || definite(err) {
 			return
-		case err == nil:
-			k.learn(s)
-			if s.Version != version || time.Since(asked) >= wait/2 {
-				back.reset()
-				continue
-			}
-		case definite(err):
-			k.drop()
+		}
+		if s != nil {
+			k.learn(s, changes) // else the next poll names the version learned, and is answered at once
+		}
+		if err == nil && (s != nil && s.Version != version || time.Since(asked) > hasty) {
+			back.reset()
+			continue
 		}
 		if !back.wait(ctx, err) {
 			return

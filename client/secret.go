@@ -125,6 +125,7 @@ func (c *Client) ReadField(ctx context.Context, name, field string) (*Field, err
 func (c *Client) Refused(ctx context.Context, name, version string) (*Secret, error) {
 	ctx, cancel := c.bounded(ctx)
 	defer cancel()
+	k, changes := c.keptAs(name)
 	s := new(Secret)
 	err := c.read(ctx, call{
 		method: http.MethodPost, path: secretPath(name) + "/refused", what: whatSecret(name), again: true,
@@ -133,8 +134,8 @@ func (c *Client) Refused(ctx context.Context, name, version string) (*Secret, er
 	if err != nil {
 		return nil, err
 	}
-	if k, ok := c.kept.Load(name); ok {
-		k.(*keptSecret).learn(s)
+	if k != nil && !k.learn(s, changes) {
+		return c.ask(ctx, name)
 	}
 	return s, nil
 }

@@ -10,11 +10,12 @@ import (
 )
 
 const (
-	pollWait   = 30 * time.Second // how long the agent holds a poll
+	pollWait   = 5 * time.Minute  // how long the agent holds a poll; it writes each into its audit
 	pollMargin = 15 * time.Second // beyond it, the agent is taken for hung
 	hasty      = time.Second      // an unchanged answer within this did not wait
 	minPause   = 50 * time.Millisecond
 	maxPause   = 5 * time.Second
+	maxRefused = time.Minute // maxPause after a definite no
 )
 
 // Watch yields a secret each time it changes, in order and each version once,
@@ -91,7 +92,11 @@ func (b *backOff) reset() { b.pause = 0 }
 
 // wait waits, as err asks if it does, and reports whether ctx is still going.
 func (b *backOff) wait(ctx context.Context, err error) bool {
-	b.pause = min(max(2*b.pause, minPause), maxPause)
+	limit := maxPause
+	if definite(err) {
+		limit = maxRefused
+	}
+	b.pause = min(max(2*b.pause, minPause), limit)
 	pause := b.pause/2 + rand.N(b.pause/2+1)
 	if e, ok := err.(*Error); ok && e.RetryAfter > pause { //nolint:errorlint // made by this package, never wrapped
 		pause = min(e.RetryAfter, time.Minute)

@@ -276,8 +276,8 @@ func TestEventsEndWhenRefused(t *testing.T) {
 func BenchmarkSecret(b *testing.B) {
 	now := time.Now()
 	c := new(Client)
-	k := &keptSecret{name: "db"}
-	k.learn(&Secret{Name: "db", FreshUntil: now.Add(time.Hour)})
+	k := &keptSecret{c: c, name: "db"}
+	k.learn(&Secret{Name: "db", FetchedAt: now, FreshUntil: now.Add(time.Hour)}, 0)
 	c.kept.Store("db", k)
 	for b.Loop() {
 		if _, err := c.Secret(b.Context(), "db"); err != nil {
