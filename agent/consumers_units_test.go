@@ -105,7 +105,11 @@ func TestWhatUnitsHaveIsKnownInAnyRun(t *testing.T) {
 			t.Fatal(err)
 		}
 		cfg := &config.Config{StateDir: dir, RuntimeDir: dir, CredentialsSocket: config.CredentialsSocket{Path: path}}
-		if _, err := newAgent(cfg, Options{Log: slog.New(slog.DiscardHandler)}, st); err != nil {
+		a, err := newAgent(cfg, Options{Log: slog.New(slog.DiscardHandler)}, st)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := a.audit.Close(); err != nil {
 			t.Fatal(err)
 		}
 		if got, err := st.Record("credential", "app.service/gone.v"); err != nil || (got != nil) != want {
