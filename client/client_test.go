@@ -83,6 +83,14 @@ func TestFieldsThatAreNoTextAreDecoded(t *testing.T) {
 	}
 }
 
+func TestAListedFieldThatIsMissingIsNotUnderstood(t *testing.T) {
+	a := newAgent(t)
+	a.json("GET /v1/secrets/db", `{"name":"db","version":"7","base64_fields":["key"]}`)
+	if _, err := a.client().ReadSecret(t.Context(), "db"); CodeOf(err) != Unavailable {
+		t.Errorf("error %v", err)
+	}
+}
+
 func TestSecretsLists(t *testing.T) {
 	a := newAgent(t)
 	a.json("GET /v1/secrets", `{"secrets":[{"name":"db","version":"1"},{"name":"new"}]}`)

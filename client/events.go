@@ -60,7 +60,8 @@ func (c *Client) Events(ctx context.Context) iter.Seq2[Event, error] {
 const maxEvent = 1 << 20
 
 // readEvents yields the events of a stream until it ends, and reports whether
-// more are wanted. It leaves the ID of the newest in last.
+// more are wanted. It leaves the ID of the newest that was whole in
+// last.
 func readEvents(r io.Reader, last *string, yield func(Event, error) bool) bool {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, maxEvent)
@@ -69,6 +70,9 @@ func readEvents(r io.Reader, last *string, yield func(Event, error) bool) bool {
 	for lines.Scan() {
 		line := lines.Text()
 		if line == "" {
+			if e.ID != "" {
+				*last = e.ID // only now: one that was cut off is wanted again
+			}
 			if len(data) > 0 {
 				if !yield(finish(e, strings.Join(data, "\n")), nil) {
 					return false
@@ -81,7 +85,7 @@ func readEvents(r io.Reader, last *string, yield func(Event, error) bool) bool {
 		value = strings.TrimPrefix(value, " ")
 		switch field {
 		case "id":
-			e.ID, *last = value, value
+			e.ID = value
 		case "event":
 			e.Type = value
 		case "data":

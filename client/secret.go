@@ -57,8 +57,9 @@ func (s *Secret) UnmarshalJSON(b []byte) error {
 		return err
 	}
 	for _, name := range p.Base64 {
-		value, err := base64.StdEncoding.DecodeString(p.Fields[name])
-		if err != nil {
+		text, ok := p.Fields[name]
+		value, err := base64.StdEncoding.DecodeString(text)
+		if err != nil || !ok {
 			return errNotUnderstood
 		}
 		p.Fields[name] = string(value)

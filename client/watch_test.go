@@ -256,8 +256,10 @@ func TestEventsGoOnAfterARestart(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	<-connected
-	if id := <-connected; id != "1" {
-		t.Errorf("came back with Last-Event-ID %q", id)
+	for range 2 { // the second event was cut off and is wanted again
+		if id := <-connected; id != "1" {
+			t.Errorf("came back with Last-Event-ID %q", id)
+		}
 	}
 }
 
