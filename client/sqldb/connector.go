@@ -70,6 +70,7 @@ type refusal struct {
 	err         error
 	first, last time.Time
 	hold        time.Duration // how long it is not tried again
+	reported    time.Time     // when the agent last knew of no other since; zero if it was not asked
 }
 
 // until is when it may be tried again.
@@ -78,7 +79,10 @@ func (r *refusal) until() time.Time { return r.last.Add(r.hold) }
 const (
 	minHold = time.Second
 	maxHold = time.Minute
-	forget  = time.Hour // after this a version that nobody tries is one like any other
+	// askAgain is how often the agent is told of one refusal: it asks the upstream
+	// no more often, and writes each report into its audit.
+	askAgain = 5 * time.Second
+	forget   = time.Hour // after this a version that nobody tries is one like any other
 )
 
 // New returns a Connector that logs in to db with a secret of the agent. It is
@@ -100,6 +104,9 @@ func (c *Connector) Connect(ctx context.Context) (driver.Conn, error) {
 	conn, err := c.login(ctx, s)
 	if err == nil || !c.db.Refused(err) {
 		return conn, err
+	}
+	if c.reported(s.Version) {
+		return nil, err
 	}
 	next, asked := c.report(ctx, s.Version)
 	if asked != nil {
@@ -199,9 +206,9 @@ func (c *Connector) judge(version string, began time.Time, err error) {
 		delete(c.refused, version)
 	case !c.db.Refused(err):
 	case r == nil:
-		c.refuse(version, &refusal{err, now, now, minHold})
+		c.refuse(version, &refusal{err: err, first: now, last: now, hold: minHold})
 	case !began.Before(r.until()): // others that began before count once
-		c.refuse(version, &refusal{err, r.first, now, min(2*r.hold, maxHold)})
+		c.refuse(version, &refusal{err: err, first: r.first, last: now, hold: min(2*r.hold, maxHold)})
 	}
 }
 
@@ -225,7 +232,11 @@ func (c *Connector) report(ctx context.Context, version string) (*client.Secret,
 	until := c.patient(version)
 	answer := c.flight.DoChan(version, func() (any, error) {
 		// What is waited for is bounded by until, each call by the Client.
-		return c.ask(context.WithoutCancel(ctx), version, until)
+		s, err := c.ask(context.WithoutCancel(ctx), version, until)
+		if err == nil && s.Version == version {
+			c.answered(version)
+		}
+		return s, err
 	})
 	select {
 	case r := <-answer:
@@ -236,6 +247,25 @@ func (c *Connector) report(ctx context.Context, version string) (*client.Secret,
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
+}
+
+// answered takes up that the agent was told of a refusal and knows of no other
+// version.
+func (c *Connector) answered(version string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if r := c.refused[version]; r != nil {
+		r.reported = time.Now()
+	}
+}
+
+// reported says whether the agent was told of the last refusal of a version just
+// now and knew of no other.
+func (c *Connector) reported(version string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r := c.refused[version]
+	return r != nil && time.Since(r.reported) < askAgain
 }
 
 // patient is until when to wait for a successor of a version.

@@ -189,3 +189,50 @@ func TestManyRefusalsAtOnceCountOnce(t *testing.T) {
 		}
 	})
 }
+
+// A program that goes on with a password that is wrong does not fill the audit of
+// the agent with reports, and yet soon has the right one.
+func TestARefusalIsNotReportedByEachWhoHearsOfIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake("1", "1", "2")
+		c := f.connector()
+		c.Patience = -1
+		for range 500 { // until before the login after 63 s
+			if err := errors.Join(connect(t, c, 3)...); !errors.Is(err, errWrong) {
+				t.Fatal(err)
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		if n, most := len(f.reports), 50/5+6+1; n > most { // and one for each login, after 0, 1, 3, 7, 15 and 31 s
+			t.Errorf("%d reports, want at most %d", n, most)
+		}
+		f.set(func(f *fake) { f.vault = "2" })
+		time.Sleep(5 * time.Second)
+		if err := errors.Join(connect(t, c, 3)...); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A login with a version that was reported before, as it was read just before the
+// next one was known, takes the next one.
+func TestALoginThatComesLateTakesTheNextVersion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake("1", "2", "2")
+		c := f.connector()
+		if err := errors.Join(connect(t, c, 1)...); err != nil {
+			t.Fatal(err)
+		}
+		c.agent = lateAgent{f}
+		if err := errors.Join(connect(t, c, 5)...); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A lateAgent still gives the version of before when asked for the secret.
+type lateAgent struct{ *fake }
+
+func (lateAgent) Secret(context.Context, string) (*client.Secret, error) {
+	return &client.Secret{Name: "db", Version: "1"}, nil
+}
