@@ -143,8 +143,14 @@ func (a *Agent) makeTokens() error {
 			return err
 		}
 		name := h.TokenName()
+		var others []string
+		for _, o := range a.cfg.HSM {
+			if o.PIN.Env != "" && o.PIN.Env != h.PIN.Env {
+				others = append(others, o.PIN.Env)
+			}
+		}
 		a.tokens[name] = hsm.New(hsm.Config{
-			Name: name, Worker: worker, Module: h.Module, InitArgs: h.InitArgs, Label: h.Label, Serial: h.Serial, URI: h.URI,
+			Name: name, Worker: worker, Without: others, Module: h.Module, InitArgs: h.InitArgs, Label: h.Label, Serial: h.Serial, URI: h.URI,
 			PIN:       hsm.PINSource{File: h.PIN.File, Credential: h.PIN.Credential, Env: h.PIN.Env},
 			NoSandbox: h.Sandbox == "off", Network: h.Network, Lenient: h.Audit == "lenient",
 			Sessions: h.SessionLimit(), Timeout: h.CallTimeout(), Log: a.log, Observe: a.metrics.hsmOperation,
