@@ -65,7 +65,7 @@ func (q *request) certificate(p readParams) (*certificateItem, error) {
 	case st.gone != nil:
 		return nil, st.gone
 	case st.item == nil:
-		return nil, &Problem{Code: CodeUnavailable, Detail: what + ": not issued yet", RetryAfter: time.Second}
+		return nil, &Problem{Code: CodeUnavailable, Detail: what + ": not issued yet, or its key is away; signet status says which", RetryAfter: time.Second}
 	case !time.Now().Before(st.item.cert.NotAfter):
 		return nil, &Problem{Code: CodeExpired, Detail: what + ": expired, and not renewed yet"}
 	}
