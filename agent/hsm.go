@@ -50,15 +50,18 @@ func (b backend) closed(name string) error {
 	}
 }
 
-// Keys is for socket.Backend.
+// Keys is for socket.Backend. A token that is closed hides its own keys, and is
+// told of if there are no others.
 func (b backend) Keys(visible func(name string) bool) ([]socket.KeyInfo, error) {
 	var out []socket.KeyInfo
+	var away error
 	for _, name := range slices.Sorted(maps.Keys(b.rotators)) {
 		if !visible(name) {
 			continue
 		}
 		if err := b.closed(name); err != nil {
-			return nil, problem(err)
+			away = err
+			continue
 		}
 		v, err := b.keyOf(name)
 		if err != nil {
@@ -72,6 +75,9 @@ func (b backend) Keys(visible func(name string) bool) ([]socket.KeyInfo, error) 
 			info.PublicKey, _ = pemOf(pub) // a key that was parsed can be written
 		}
 		out = append(out, info)
+	}
+	if len(out) == 0 && away != nil {
+		return nil, problem(away)
 	}
 	return out, nil
 }

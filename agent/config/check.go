@@ -117,7 +117,7 @@ func (k *checker) token(at string, h HSM) {
 	k.unless(h.PIN.IsZero() || attrs["pin-source"] == "", at+".pin", "the uri has a pin-source already; keep one of them")
 	k.absolute(at+".worker", h.Worker)
 	k.positive(at+".timeout", h.Timeout)
-	k.unless(h.Sessions >= 0 && h.Sessions <= 1024, at+".sessions", "%d is not between 1 and 1024", h.Sessions)
+	k.unless(h.Sessions == 0 || h.Sessions >= 4 && h.Sessions <= 1024, at+".sessions", "%d is not between 4 and 1024", h.Sessions)
 	k.oneOf(at+".sandbox", h.Sandbox, "on", "off")
 	k.oneOf(at+".audit", h.Audit, "strict", "lenient")
 }

@@ -96,7 +96,7 @@ type HSM struct {
 	Worker string `yaml:"worker"`
 	// Timeout ends a call into the module. See CallTimeout.
 	Timeout Duration `yaml:"timeout"`
-	// Sessions is how many sessions are opened at most; 0 is 8.
+	// Sessions is how many sessions are opened at most, at least 4; 0 is 8.
 	Sessions int `yaml:"sessions"`
 	// Sandbox is "on" (also if empty) or "off", for modules that need what the
 	// worker's sandbox takes away.
