@@ -167,7 +167,7 @@ func TestBadInputIsOneClearLine(t *testing.T) {
 		}
 		b.agent()
 		b.says(`CKR_PIN_INCORRECT.*correct the PIN`, 5, "key", "show", "host")
-		b.says(`unavailable: .*not open`, 5, "get", "db")
+		b.says(`unavailable: .*CKR_PIN_INCORRECT; correct the PIN`, 5, "get", "db")
 		b.shows("status", `not ready: the token of hsm "default" is not open`, `not open.*: .*CKR_PIN_INCORRECT; correct the PIN`, `runway +over: identity host is missing`,
 			`secret +db +missing .* waits for the HSM`)
 		if err := os.WriteFile(b.path("pin"), right, 0o600); err != nil {

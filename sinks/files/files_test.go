@@ -31,6 +31,7 @@ type rig struct {
 	mu      sync.Mutex
 	written []Delivery
 	drifted []Drift
+	stop    func() // ends run
 }
 
 func (r *rig) counts() (written, drifted int) {
@@ -78,17 +79,18 @@ func prepare(t *testing.T, cfg Config) *rig {
 	return r
 }
 
-// run runs until the test ends.
+// run runs until the test ends, or stop is called.
 func (r *rig) run(t *testing.T) {
-	ctx, stop := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- r.Run(ctx) }()
-	t.Cleanup(func() {
-		stop()
+	r.stop = sync.OnceFunc(func() {
+		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
 	})
+	t.Cleanup(r.stop)
 }
 
 // eventually waits until f holds, for limit at most.

@@ -58,6 +58,7 @@ func TestMountIsWrittenInPlace(t *testing.T) {
 	}
 
 	// As a crash in the middle leaves it.
+	r.stop()
 	if err := errors.Join(os.WriteFile(behind, []byte("shonger one"), 0o640), os.WriteFile(marker, nil, 0o600)); err != nil {
 		t.Fatal(err)
 	}
