@@ -3,6 +3,7 @@ package hsm
 import (
 	"bytes"
 	"errors"
+	"slices"
 	"sync"
 
 	"github.com/signet-agent/signet/hsm/wire"
@@ -105,25 +106,28 @@ func (t *Token) learn(o *wire.Opened, salt []byte, outcome error) error {
 	return outcome
 }
 
-// memoryGuard is the guard of a Config without one: it remembers for as long as
-// the process lives.
-type memoryGuard struct {
+// A MemoryGuard is the Guard of a Config without one: it remembers for as long as
+// the process lives. The zero MemoryGuard remembers nothing yet.
+type MemoryGuard struct {
 	mu           sync.Mutex
 	salt, digest []byte
 	reason       string
 }
 
-func (g *memoryGuard) Refused() (salt, digest []byte, reason string, err error) {
+// Refused is for Guard.
+func (g *MemoryGuard) Refused() (salt, digest []byte, reason string, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.salt, g.digest, g.reason, nil
 }
 
-func (g *memoryGuard) SetRefused(salt, digest []byte, reason string) error {
+// SetRefused is for Guard.
+func (g *MemoryGuard) SetRefused(salt, digest []byte, reason string) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.salt, g.digest, g.reason = salt, digest, reason
+	g.salt, g.digest, g.reason = slices.Clone(salt), slices.Clone(digest), reason
 	return nil
 }
 
-func (g *memoryGuard) Clear() error { return g.SetRefused(nil, nil, "") }
+// Clear is for Guard.
+func (g *MemoryGuard) Clear() error { return g.SetRefused(nil, nil, "") }

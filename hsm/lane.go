@@ -38,7 +38,7 @@ func newLanes(n int) (ours []*lane, theirs []*os.File, err error) {
 
 func closeLanes(ours []*lane, theirs []*os.File) {
 	for _, l := range ours {
-		l.Close()
+		l.pipe.Close()
 	}
 	for _, f := range theirs {
 		f.Close()

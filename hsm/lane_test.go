@@ -74,6 +74,14 @@ func TestATokenWithFewSessionsSigns(t *testing.T) {
 	}
 }
 
+// leave asks for a signature and loses interest soon.
+func leave(t *testing.T, key *hsm.Key) error {
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(100*time.Millisecond, cancel)
+	_, err := key.SignContext(ctx, make([]byte, 32), crypto.SHA256)
+	return err
+}
+
 // A caller who leaves is answered at once; nobody else gets the answer that comes
 // for it.
 func TestALaneBelongsToItsCallerUntilTheAnswer(t *testing.T) {
@@ -87,10 +95,8 @@ func TestALaneBelongsToItsCallerUntilTheAnswer(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.Rules("C_Sign 0 sleep3000 once")
-	ctx, cancel := context.WithCancel(t.Context())
-	time.AfterFunc(100*time.Millisecond, cancel)
 	start := time.Now()
-	_, err := key.SignContext(ctx, make([]byte, 32), crypto.SHA256)
+	err := leave(t, key)
 	if !errors.Is(err, hsm.ErrDeadline) || !errors.Is(err, context.Canceled) {
 		t.Errorf("a caller who leaves: %v", err)
 	}
@@ -116,9 +122,7 @@ func TestAHangIsNoticedWhenNobodyWaits(t *testing.T) {
 	token, _ := open(t, cfg)
 	key := newKey(t, token, "host", hsm.ECDSAP256)
 	s.Rules("C_Sign 0 hang once")
-	ctx, cancel := context.WithCancel(t.Context())
-	time.AfterFunc(100*time.Millisecond, cancel)
-	if _, err := key.SignContext(ctx, make([]byte, 32), crypto.SHA256); !errors.Is(err, hsm.ErrDeadline) {
+	if err := leave(t, key); !errors.Is(err, hsm.ErrDeadline) {
 		t.Fatal(err)
 	}
 	until(t, token, func(s hsm.Status) bool { return s.Open && s.Restarts == 1 })

@@ -179,8 +179,9 @@ func (p *process) use(n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.why == nil {
-		p.free = append([]*lane(nil), p.lanes[:n]...)
 		closeLanes(p.lanes[n:], nil)
+		p.lanes = p.lanes[:n]
+		p.free = slices.Clone(p.lanes)
 	}
 }
 

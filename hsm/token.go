@@ -117,7 +117,7 @@ func New(cfg Config) *Token {
 		cfg.Timeout = defaultTimeout
 	}
 	if cfg.Guard == nil {
-		cfg.Guard = &memoryGuard{}
+		cfg.Guard = &MemoryGuard{}
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)

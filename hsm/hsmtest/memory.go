@@ -41,27 +41,5 @@ func (l *Ledger) SaveKey(k hsm.LedgerKey) error {
 	return nil
 }
 
-// A Guard is an [hsm.Guard] in memory. The zero Guard remembers nothing.
-type Guard struct {
-	mu           sync.Mutex
-	salt, digest []byte
-	reason       string
-}
-
-// Refused returns what was remembered.
-func (g *Guard) Refused() (salt, digest []byte, reason string, err error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.salt, g.digest, g.reason, nil
-}
-
-// SetRefused remembers.
-func (g *Guard) SetRefused(salt, digest []byte, reason string) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.salt, g.digest, g.reason = slices.Clone(salt), slices.Clone(digest), reason
-	return nil
-}
-
-// Clear forgets.
-func (g *Guard) Clear() error { return g.SetRefused(nil, nil, "") }
+// A Guard is an [hsm.Guard] in memory.
+type Guard = hsm.MemoryGuard

@@ -17,18 +17,15 @@ const laneHead = 4 + 1
 //
 // A Lane is used by one goroutine at a time.
 type Lane struct {
-	c       io.ReadWriteCloser
+	c       io.ReadWriter
 	in, out []byte
 	have    int // bytes of in that were read of a frame not yet whole
 }
 
 // NewLane makes a Lane of one end of a stream.
-func NewLane(c io.ReadWriteCloser) *Lane {
+func NewLane(c io.ReadWriter) *Lane {
 	return &Lane{c: c, in: make([]byte, 2048), out: make([]byte, 0, 512)}
 }
-
-// Close closes the lane.
-func (l *Lane) Close() error { return l.c.Close() }
 
 // Buffer and Have are for who reads from the lane without it: into Buffer,
 // between frames. Have is told how much of a frame that the lane shall go on with

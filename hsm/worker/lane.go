@@ -9,7 +9,6 @@ package worker
 import "C"
 
 import (
-	"errors"
 	"os"
 	"sync/atomic"
 	"unsafe"
@@ -97,4 +96,3 @@ type pipes struct{ in, out *os.File }
 
 func (p pipes) Read(b []byte) (int, error)  { return p.in.Read(b) }
 func (p pipes) Write(b []byte) (int, error) { return p.out.Write(b) }
-func (p pipes) Close() error                { return errors.Join(p.in.Close(), p.out.Close()) }
