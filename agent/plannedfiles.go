@@ -2,7 +2,6 @@ package agent
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -58,8 +57,7 @@ func (a *Agent) plannedFiles() []PlannedFile {
 		}
 	}
 	out := []PlannedFile{}
-	add := func(path string, f config.File, c config.Content, acc config.Access) {
-		sink := fileOf(path, f, c, acc)
+	add := func(sink files.File, f config.File) {
 		action := actions[f.Target()]
 		if slices.ContainsFunc(sink.Items(), a.withdrawn) {
 			action = actionWait // an entry of a set alone; the others stay
@@ -68,12 +66,12 @@ func (a *Agent) plannedFiles() []PlannedFile {
 	}
 	for _, f := range a.cfg.Files {
 		if f.Dir == "" {
-			add(f.Path, f, f.Content, f.Access)
+			add(fileOf(f.Path, f, f.Content, f.Access), f)
 			continue
 		}
-		for _, name := range slices.Sorted(maps.Keys(f.Entries)) {
-			e := f.Entries[name]
-			add(f.Dir+"/"+name, f, e.Content, accessOf(e, f))
+		for _, entry := range setOf(f).Entries {
+			entry.Path = f.Dir + "/" + entry.Path
+			add(entry, f)
 		}
 	}
 	return out
