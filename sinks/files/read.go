@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,40 +18,30 @@ import (
 // not be known. It then has to belong to whom it should or to the agent, and to
 // have no other name: the owner of the directory can put nothing there but what
 // is theirs.
-func (fs *Files) Read(path, name string) ([]byte, error) {
-	t, err := fs.target(path)
-	if err != nil {
-		return nil, err
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	b := &batch{fs: fs, dirs: map[string]*dir{}}
-	defer b.close()
-	d, err := b.dir(t)
-	if err != nil {
-		return nil, err
-	}
-	e := t.entries[0]
-	if t.set != nil {
-		i := slices.IndexFunc(t.entries, func(e *entry) bool { return e.name == name })
-		if i < 0 {
-			return nil, &Error{Path: t.path, Op: "read", Err: fmt.Errorf("no file of the set is called %q", name)}
+func (fs *Files) Read(path, name string) (content []byte, err error) {
+	err = fs.inPlace(path, func(t *target, d *dir) error {
+		e := t.entries[0]
+		if t.set != nil {
+			i := slices.IndexFunc(t.entries, func(e *entry) bool { return e.name == name })
+			if i < 0 {
+				return &Error{Path: t.path, Op: "read", Err: fmt.Errorf("no file of the set is called %q", name)}
+			}
+			e = t.entries[i]
+			gen, err := t.onDisk(d)
+			if err != nil {
+				return &Error{Path: t.path, Op: "read", Err: err}
+			}
+			if d, err = t.below(d, t.linkTo(gen)); err != nil {
+				return &Error{Path: t.path, Op: "read", Err: fmt.Errorf("generation %d: %w", gen, err)}
+			}
+			defer d.close()
 		}
-		e = t.entries[i]
-		gen, what, _ := t.current(d)
-		if what != "" {
-			return nil, &Error{Path: t.path, Op: "read", Err: errors.New("no generation is in place")}
+		if content, err = t.readDelivered(d, e); err != nil {
+			return &Error{Path: t.pathOf(e), Op: "read", Err: err, Remedy: readRemedy(err)}
 		}
-		if d, err = t.below(d, t.linkTo(gen)); err != nil {
-			return nil, &Error{Path: t.path, Op: "read", Err: fmt.Errorf("generation %s: %w", strconv.FormatInt(gen, 10), err)}
-		}
-		defer d.close()
-	}
-	content, err := t.readDelivered(d, e)
-	if err != nil {
-		return nil, &Error{Path: t.pathOf(e), Op: "read", Err: err, Remedy: readRemedy(err)}
-	}
-	return content, nil
+		return nil
+	})
+	return content, err
 }
 
 // errNotDelivered is a file that somebody else has put where a delivered one was.

@@ -113,10 +113,21 @@ func (fs *Files) Redeliver(path string) error {
 }
 
 // Generation is the generation of a target that is in place, as the disk has it.
-func (fs *Files) Generation(path string) (int64, error) {
+func (fs *Files) Generation(path string) (gen int64, err error) {
+	err = fs.inPlace(path, func(t *target, d *dir) error {
+		if gen, err = t.onDisk(d); err != nil {
+			return &Error{Path: t.path, Op: "look at", Err: err}
+		}
+		return nil
+	})
+	return gen, err
+}
+
+// inPlace calls look with a target, locked, and its directory.
+func (fs *Files) inPlace(path string, look func(t *target, d *dir) error) error {
 	t, err := fs.target(path)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -124,13 +135,9 @@ func (fs *Files) Generation(path string) (int64, error) {
 	defer b.close()
 	d, err := b.dir(t)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	gen, err := t.onDisk(d)
-	if err != nil {
-		return 0, &Error{Path: t.path, Op: "look at", Err: err}
-	}
-	return gen, nil
+	return look(t, d)
 }
 
 // onDisk is for Generation.
