@@ -42,6 +42,61 @@ func TestRefusedSignaturesUseNoSessionsUp(t *testing.T) {
 	}
 }
 
+// TestWhatStaysActiveIsCured holds that an operation which a failed call has left
+// active in a session fails that call alone: what comes after it is carried out, with
+// another session, or another worker where the session is not known to be spoilt.
+func TestWhatStaysActiveIsCured(t *testing.T) {
+	t.Parallel()
+	list := func(t *testing.T, token *hsm.Token) func() error {
+		return func() error { _, err := token.Unknown(t.Context()); return err } // no key, and so nothing that the checks of its health look for
+	}
+	seal := func(t *testing.T, token *hsm.Token) func() error {
+		seal := func() error { _, err := token.Wrap(t.Context(), []byte("data key")); return err }
+		if err := seal(); err != nil {
+			t.Fatal(err)
+		}
+		return seal
+	}
+	sign := func(t *testing.T, token *hsm.Token) func() error {
+		key := newKey(t, token, "host", hsm.ECDSAP256)
+		return func() error { return signOnce(key) }
+	}
+	for _, tt := range []struct {
+		name    string
+		rules   []string
+		prepare func(*testing.T, *hsm.Token) func() error
+		workers int
+	}{
+		{"a search", []string{"C_FindObjects 0 0x6", "C_FindObjectsFinal 0 0x6"}, list, 0},
+		{"the end of a search", []string{"C_FindObjectsFinal 0 0x6"}, list, 0},
+		{"a search that says it has not begun", []string{"C_FindObjectsInit/after 0 0x6"}, list, 1},
+		{"sealing", []string{"C_Encrypt 0 0x6"}, seal, 0},
+		{"sealing that says it has not begun", []string{"C_EncryptInit/after 0 0x6"}, seal, 1},
+		{"a signature", []string{"C_Sign 0 0x6"}, sign, 0},
+		{"a signature that says it has not begun", []string{"C_SignInit/after 0 0x6"}, sign, 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := hsmtest.NewShim(t)
+			token, _ := open(t, s.Config(&hsmtest.Ledger{}, nil))
+			do := tt.prepare(t, token)
+			s.Rules(tt.rules...)
+			if e := (*hsm.Error)(nil); !errors.As(do(), &e) || e.Name != "CKR_FUNCTION_FAILED" {
+				t.Fatalf("got %v, want CKR_FUNCTION_FAILED", e)
+			}
+			s.Rules()
+			for range 2 {
+				if err := do(); err != nil {
+					t.Errorf("after it: %v", err)
+				}
+			}
+			if n := token.Status().Restarts; n != tt.workers {
+				t.Errorf("it took %d workers, want %d", n, tt.workers)
+			}
+		})
+	}
+}
+
 // TestSessionsAreBounded holds that no more sessions are open at once than the
 // configuration allows, whatever is done, and that nothing is left away because
 // the token has no more of them. (T49)

@@ -6,7 +6,8 @@
  *             function in this process from 1; 0 means every call. ACTION is
  *             hang, crash, orphan (crash, and leave a child process), sleepMS,
  *             or the return value, as 0x30. With "once", a rule takes effect in
- *             one process only. C_Login/after is when the token has answered;
+ *             one process only. C_Login/after is when the token has answered, and
+ *             so is /after any function that begins an operation;
  *             CKA_0x180 is each reading of that attribute alone, of any NTH.
  *   lockout   if it exists, three wrong PINs lock the token, for good; the count
  *             is kept in the file.
@@ -49,8 +50,8 @@ typedef struct {
 /* The places of functions in the list, in the order of the standard. */
 enum {
 	INITIALIZE = 0, FINALIZE = 1, GETFUNCTIONLIST = 3, GETTOKENINFO = 6, OPENSESSION = 12, CLOSESESSION = 13, LOGIN = 18, DESTROYOBJECT = 22,
-	GETATTRIBUTEVALUE = 24, FINDOBJECTSINIT = 26, FINDOBJECTS = 27, ENCRYPT = 30, DECRYPT = 34, SIGNINIT = 42, SIGN = 43,
-	GENERATEKEY = 58, GENERATEKEYPAIR = 59, WRAPKEY = 60,
+	GETATTRIBUTEVALUE = 24, FINDOBJECTSINIT = 26, FINDOBJECTS = 27, FINDOBJECTSFINAL = 28, ENCRYPTINIT = 29, ENCRYPT = 30, DECRYPTINIT = 33,
+	DECRYPT = 34, SIGNINIT = 42, SIGN = 43, GENERATEKEY = 58, GENERATEKEYPAIR = 59, WRAPKEY = 60,
 };
 
 enum { CKR_PIN_INCORRECT = 0xa0, CKR_PIN_LOCKED = 0xa4, CKR_SESSION_COUNT = 0xb1 };
@@ -83,6 +84,7 @@ static int number(const char *name, int otherwise) {
 static int first(const char *function, int nth) {
 	char name[128], path[512];
 	snprintf(name, sizeof name, "fired-%s-%d", function, nth);
+	for (char *slash = name; (slash = strchr(slash, '/')) != NULL;) *slash = '-';
 	in_dir(path, sizeof path, name);
 	int fd = open(path, O_CREAT | O_EXCL | O_WRONLY, 0600);
 	if (fd < 0) return 0;
@@ -144,6 +146,17 @@ static ck left(int alone, ck rv) {
 		ck rv = misbehave(index, "C_" #name);                \
 		if (rv != 0) return left(alone, rv);                 \
 		return left(alone, ((ck(*) params)real->fn[index]) args); \
+	}
+
+/* BEGIN is FORWARD for what begins an operation: a rule for NAME/after fails it when
+ * the operation has begun. */
+#define BEGIN(index, name, params, args)                     \
+	static ck my_##name params {                             \
+		int alone = entered(index), n = __sync_add_and_fetch(&calls[index], 1); \
+		ck rv = obey("C_" #name, n);                         \
+		if (rv == 0) rv = ((ck(*) params)real->fn[index]) args; \
+		if (rv == 0) rv = obey("C_" #name "/after", n);      \
+		return left(alone, rv);                              \
 	}
 
 /* escape tries what a sandbox should refuse. */
@@ -229,11 +242,14 @@ static ck my_GetAttributeValue(ck session, ck object, ck *template, ck n) {
 	return ((ck(*)(ck, ck, void *, ck))real->fn[GETATTRIBUTEVALUE])(session, object, template, n);
 }
 
-FORWARD(FINDOBJECTSINIT, FindObjectsInit, (ck a, void *b, ck c), (a, b, c))
+BEGIN(FINDOBJECTSINIT, FindObjectsInit, (ck a, void *b, ck c), (a, b, c))
 FORWARD(FINDOBJECTS, FindObjects, (ck a, ck *b, ck c, ck *d), (a, b, c, d))
+FORWARD(FINDOBJECTSFINAL, FindObjectsFinal, (ck a), (a))
+BEGIN(ENCRYPTINIT, EncryptInit, (ck a, void *b, ck c), (a, b, c))
 FORWARD(ENCRYPT, Encrypt, (ck a, void *b, ck c, void *d, ck *e), (a, b, c, d, e))
+BEGIN(DECRYPTINIT, DecryptInit, (ck a, void *b, ck c), (a, b, c))
 FORWARD(DECRYPT, Decrypt, (ck a, void *b, ck c, void *d, ck *e), (a, b, c, d, e))
-FORWARD(SIGNINIT, SignInit, (ck a, void *b, ck c), (a, b, c))
+BEGIN(SIGNINIT, SignInit, (ck a, void *b, ck c), (a, b, c))
 FORWARD(SIGN, Sign, (ck a, void *b, ck c, void *d, ck *e), (a, b, c, d, e))
 FORWARD(GENERATEKEY, GenerateKey, (ck a, void *b, void *c, ck d, ck *e), (a, b, c, d, e))
 FORWARD(GENERATEKEYPAIR, GenerateKeyPair, (ck a, void *b, void *c, ck d, void *e, ck f, ck *g, ck *h), (a, b, c, d, e, f, g, h))
@@ -313,7 +329,10 @@ ck C_GetFunctionList(functions **list) {
 		mine.fn[GETATTRIBUTEVALUE] = my_GetAttributeValue;
 		mine.fn[FINDOBJECTSINIT] = my_FindObjectsInit;
 		mine.fn[FINDOBJECTS] = my_FindObjects;
+		mine.fn[FINDOBJECTSFINAL] = my_FindObjectsFinal;
+		mine.fn[ENCRYPTINIT] = my_EncryptInit;
 		mine.fn[ENCRYPT] = my_Encrypt;
+		mine.fn[DECRYPTINIT] = my_DecryptInit;
 		mine.fn[DECRYPT] = my_Decrypt;
 		mine.fn[SIGNINIT] = my_SignInit;
 		mine.fn[SIGN] = my_Sign;

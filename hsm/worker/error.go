@@ -55,6 +55,8 @@ func fatal(rv uint) bool {
 		pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED, pkcs11.CKR_USER_NOT_LOGGED_IN,
 		pkcs11.CKR_MUTEX_BAD, pkcs11.CKR_MUTEX_NOT_LOCKED:
 		return true
+	case pkcs11.CKR_OPERATION_ACTIVE:
+		return true // of a call that failed before: it stays for as long as the session does
 	}
 	return false
 }

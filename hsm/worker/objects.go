@@ -79,16 +79,20 @@ func (m *module) learn(id []byte, e *entry) {
 	m.gate.changed()
 }
 
-// search returns the handles of all objects that match.
-func (m *module) search(template ...*pkcs11.Attribute) ([]pkcs11.ObjectHandle, error) {
+// search returns the handles of all objects that match. One that fails halfway may
+// stay active, and costs the session.
+func (m *module) search(template ...*pkcs11.Attribute) (all []pkcs11.ObjectHandle, err error) {
 	if err := m.ctx.FindObjectsInit(m.admin, template); err != nil {
 		return nil, err
 	}
-	var all []pkcs11.ObjectHandle
+	defer func() {
+		if err != nil {
+			m.renewAdmin()
+		}
+	}()
 	for {
 		hs, _, err := m.ctx.FindObjects(m.admin, findBatch)
 		if err != nil {
-			_ = m.ctx.FindObjectsFinal(m.admin)
 			return nil, err
 		}
 		if len(hs) == 0 {

@@ -51,7 +51,7 @@ func (s *signer) sign(req wire.Sign) ([]byte, error) {
 
 // failed is the error of a signature that was not made.
 func (s *signer) failed(begun bool, rv uint) error {
-	if begun || rv == pkcs11.CKR_OPERATION_ACTIVE {
+	if begun {
 		// An operation that may have stayed active would block the session.
 		_ = s.m.ctx.CloseSession(s.session)
 		s.open = false
