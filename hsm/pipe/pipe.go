@@ -33,11 +33,14 @@ type Pipe struct {
 	limit         time.Time // when reading ends next
 	end           time.Time // when reading and writing end for good
 
+	unsent []byte // what the next Read sends
+
 	// Of the call under way. The functions are kept so that no call makes them.
 	buf        []byte
 	n          int
 	errno      syscall.Errno
 	read, send func(fd uintptr) (done bool)
+	hand       func(fd uintptr)
 }
 
 // New returns our end and the two of the other side, which do wait.
@@ -57,8 +60,14 @@ func New() (ours *Pipe, in, out *os.File, err error) {
 		closeAll(p.in, out, in, p.out)
 		return nil, nil, nil, err
 	}
-	p.read = func(fd uintptr) bool { return p.call(unix.SYS_READ, fd) }
-	p.send = func(fd uintptr) bool { return p.call(unix.SYS_WRITE, fd) }
+	p.read = func(fd uintptr) bool {
+		if len(p.unsent) > 0 {
+			return !p.ask()
+		}
+		return p.call(unix.SYS_READ, fd, p.buf)
+	}
+	p.send = func(fd uintptr) bool { return p.call(unix.SYS_WRITE, fd, p.buf) }
+	p.hand = func(fd uintptr) { p.call(unix.SYS_WRITE, fd, p.unsent) }
 	return p, in, out, nil
 }
 
@@ -84,9 +93,9 @@ func closeAll(files ...*os.File) {
 }
 
 // call is false if the call would have to wait.
-func (p *Pipe) call(trap, fd uintptr) bool {
+func (p *Pipe) call(trap, fd uintptr, b []byte) bool {
 	for {
-		n, _, errno := syscall.RawSyscall(trap, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p.buf))), uintptr(len(p.buf)))
+		n, _, errno := syscall.RawSyscall(trap, fd, uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
 		if errno == unix.EINTR {
 			continue
 		}
@@ -95,8 +104,20 @@ func (p *Pipe) call(trap, fd uintptr) bool {
 	}
 }
 
+// ask sends what is unsent, and reports whether an answer can be waited for. The
+// poller knows by now that somebody is to read: it misses no answer, and there is
+// none to look for before it tells.
+func (p *Pipe) ask() bool {
+	if err := p.rawOut.Control(p.hand); err != nil {
+		p.errno = unix.EPIPE
+	}
+	p.unsent = p.unsent[:0]
+	return p.errno == 0
+}
+
 // Read waits for something to read, until the end or for half of Tick to all
-// of it: after that it is os.ErrDeadlineExceeded.
+// of it: after that it is os.ErrDeadlineExceeded. It sends first what Write has left
+// to it.
 func (p *Pipe) Read(b []byte) (int, error) {
 	if now := time.Now(); p.limit.Sub(now) < Tick/2 || !p.end.IsZero() && p.limit.After(p.end) {
 		p.limit = now.Add(Tick)
@@ -120,12 +141,15 @@ func (p *Pipe) Read(b []byte) (int, error) {
 	return p.n, nil
 }
 
-// Write waits for room until the end. What a pipe holds at once waits for nothing.
+// Write leaves to the next Read what an empty pipe has room for: the poller is
+// troubled once for both. Of more it waits for room, until the end.
 func (p *Pipe) Write(b []byte) (done int, err error) {
-	if len(b) > pipeBuf {
-		if err := p.out.SetWriteDeadline(p.end); err != nil {
-			return 0, err
-		}
+	if len(b) <= pipeBuf {
+		p.unsent = append(p.unsent[:0], b...)
+		return len(b), nil
+	}
+	if err := p.out.SetWriteDeadline(p.end); err != nil {
+		return 0, err
 	}
 	for done < len(b) {
 		p.buf = b[done:]

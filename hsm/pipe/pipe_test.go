@@ -59,3 +59,43 @@ func TestAPipeWaitsOutsideTheKernel(t *testing.T) {
 		t.Errorf("writing to a process that has ended: %v", err)
 	}
 }
+
+// A question goes with the read of its answer, also when that is taken up again
+// after a while, once; a question to a process that has ended is an error there.
+func TestAQuestionIsSentOnce(t *testing.T) {
+	t.Parallel()
+	p, in, out, err := New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.Close() })
+	if _, err := p.Write([]byte("who?")); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, 16)
+	for range 2 {
+		if _, err := p.Read(got); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatalf("reading what does not come: %v", err)
+		}
+	}
+	if n, err := in.Read(got); err != nil || string(got[:n]) != "who?" {
+		t.Fatalf("the other side was asked %q, %v", got[:n], err)
+	}
+	if _, err := out.WriteString("I"); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := p.Read(got); err != nil || string(got[:n]) != "I" {
+		t.Errorf("the answer is %q, %v", got[:n], err)
+	}
+	closeAll(in)
+	if _, err := p.Write([]byte("who?")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Read(got); !errors.Is(err, unix.EPIPE) {
+		t.Errorf("asking a process that has ended: %v", err)
+	}
+	closeAll(out)
+	if _, err := p.Read(got); !errors.Is(err, io.EOF) {
+		t.Errorf("reading from a process that has ended: %v", err)
+	}
+}
