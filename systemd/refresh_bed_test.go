@@ -1,6 +1,7 @@
 package systemd
 
 import (
+	"encoding/json"
 	"strconv"
 	"strings"
 	"testing"
@@ -42,9 +43,18 @@ func TestAChangeReachesARunningUnit(t *testing.T) {
 		t.Helper()
 		b.run("sh", "-c", "printf "+password+" | signet-sim --dir /run/sim credential password "+id)
 	}
-	noticed := func(old string) {
+	// What the agent has is refused, so that it asks the upstream again.
+	noticed := func() {
 		t.Helper()
-		b.run("signet", "refused", "db", "--version", old)
+		var status struct{ Items []struct{ Name, Version string } }
+		if err := json.Unmarshal([]byte(b.run("signet", "status", "--json")), &status); err != nil {
+			t.Fatal(err)
+		}
+		for _, it := range status.Items {
+			if it.Name == "db" {
+				b.run("signet", "refused", "db", "--version", it.Version)
+			}
+		}
 	}
 	reloaded := func(password string) {
 		t.Helper()
@@ -52,14 +62,14 @@ func TestAChangeReachesARunningUnit(t *testing.T) {
 			func(got string) bool { return got == password })
 	}
 	rotate("second")
-	noticed("1")
+	noticed()
 	reloaded("second")
 
 	// What changed while the agent was away is made up for.
 	b.run("systemctl", "stop", "signet.service")
 	rotate("third")
 	b.run("systemctl", "start", "signet.service")
-	noticed("2")
+	noticed()
 	reloaded("third")
 	if got := b.try("cat", "/run/still.service.password"); !strings.Contains(got, "No such file") {
 		t.Errorf("a unit that does not ask for it was reloaded: %q", got)
