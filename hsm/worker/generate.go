@@ -226,8 +226,8 @@ func templates(id []byte, req wire.Generate, w wording, publicFor, privateFor []
 	return public, private
 }
 
-// destroy removes everything with an ID, the private half last: should it be
-// cut short, what remains still says whose it is.
+// destroy removes the key with an ID, the private half last: should it be cut short,
+// what remains still says whose it is.
 func (m *module) destroy(req wire.Destroy) error {
 	for _, h := range req.Loose {
 		// Handles are good for the life of the process, but look again: only
@@ -248,26 +248,37 @@ func (m *module) destroy(req wire.Destroy) error {
 		return &wire.Error{Name: wire.BadRequest, Text: fmt.Sprintf("destroy key %q", req.ID)}
 	}
 	m.learn(id, nil)
-	handles, err := m.search(pkcs11.NewAttribute(pkcs11.CKA_ID, id))
+	objects, err := m.carrying(id)
 	if err != nil {
 		return wireError("destroy key", err)
 	}
-	var last []pkcs11.ObjectHandle
-	for _, h := range handles {
-		if o := m.identify(h); o.err == nil && o.class == pkcs11.CKO_PRIVATE_KEY {
-			last = append(last, h)
-			continue
-		}
-		if err := m.ctx.DestroyObject(m.admin, h); err != nil {
-			return wireError("destroy key", err)
-		}
-	}
-	for _, h := range last {
-		if err := m.ctx.DestroyObject(m.admin, h); err != nil {
+	for _, o := range parts(objects) {
+		if err := m.ctx.DestroyObject(m.admin, o.handle); err != nil {
 			return wireError("destroy key", err)
 		}
 	}
 	return nil
+}
+
+// parts are what a key consists of, of the objects with its ID: the private half last.
+// A certificate is stored once there is a key, so one without is not ours; data and
+// the like never are. What cannot be read is what a generation has left.
+func parts(objects []object) (first []object) {
+	var certificates, last []object
+	for _, o := range objects {
+		switch {
+		case o.err != nil, o.class == unavailable, o.class == pkcs11.CKO_PUBLIC_KEY:
+			first = append(first, o)
+		case o.class == pkcs11.CKO_CERTIFICATE:
+			certificates = append(certificates, o)
+		case o.class == pkcs11.CKO_PRIVATE_KEY, o.class == pkcs11.CKO_SECRET_KEY:
+			last = append(last, o)
+		}
+	}
+	if len(last) == 0 {
+		return first
+	}
+	return slices.Concat(certificates, first, last)
 }
 
 // storeCertificate puts a certificate beside its key. One stored before goes

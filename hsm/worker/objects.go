@@ -131,7 +131,8 @@ func (m *module) find(req wire.Find) (*wire.Found, error) {
 	return f, nil
 }
 
-// count makes one answer of the objects with one ID.
+// count makes one answer of the objects with one ID. The label is that of the key
+// rather than of what others have put beside it.
 func count(id string, objects []object) *wire.Found {
 	f := &wire.Found{ID: id}
 	for _, o := range objects {
@@ -150,7 +151,7 @@ func count(id string, objects []object) *wire.Found {
 		default:
 			f.Others++
 		}
-		if f.Label == "" {
+		if f.Label == "" || len(o.label) > 0 && (o.class == pkcs11.CKO_PRIVATE_KEY || o.class == pkcs11.CKO_SECRET_KEY) {
 			f.Label = string(o.label)
 		}
 	}
