@@ -58,6 +58,7 @@ func TestModules(t *testing.T) {
 			m.survivesKill(token, key)
 			stop()
 			m.findsAgain(key)
+			m.livesWithOthers(key)
 			m.triesWrongPINOnce()
 		})
 	}
@@ -280,6 +281,28 @@ func (m conformance) findsAgain(key *hsm.Key) {
 			m.t.Errorf("after it was destroyed: %v", err)
 		}
 	}
+}
+
+// livesWithOthers opens the token in a new process when another program has put
+// something on it that is named like our keys, and destroys one.
+func (m conformance) livesWithOthers(key *hsm.Key) {
+	hsmtest.Bring(m.t, m.cfg, newStranger(m.t).cert, "host")
+	token, stop := open(m.t, m.cfg)
+	defer stop()
+	theirs := unknown(m.t, token)
+	if len(theirs) != 1 || theirs[0] != "host data without ID" && theirs[0] != "host certificate" {
+		m.t.Errorf("listed: %q", theirs)
+	}
+	if again, err := token.Key(m.t.Context(), key.Info().ID); err != nil || signOnce(again) != nil {
+		m.t.Errorf("our key: %v", err)
+	}
+	if err := token.SetState(key.Info().ID, hsm.Retired); err != nil {
+		m.t.Error(err)
+	}
+	if err := token.Destroy(m.t.Context(), key.Info().ID); err != nil {
+		m.t.Error(err)
+	}
+	nothingUnexplainedBut(m.t, token, theirs...)
 }
 
 func (m conformance) triesWrongPINOnce() {

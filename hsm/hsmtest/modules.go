@@ -80,6 +80,19 @@ func TPM(t testing.TB) hsm.Config {
 	return hsm.Config{Name: "default", Worker: Worker(t), Env: env, Module: lib, Label: "tpm", PIN: hsm.PINSource{File: pinFile(t, dir)}}
 }
 
+// Bring has another program put an object with this label on a token: data, or where
+// the module keeps none, as that of NSS, the certificate that file has to be.
+func Bring(t testing.TB, cfg hsm.Config, file, label string) {
+	t.Helper()
+	if _, args, ok := strings.Cut(cfg.InitArgs, "'"); ok {
+		db, _, _ := strings.Cut(args, "'")
+		run(t, nil, "certutil", "-A", "-d", db, "-f", cfg.PIN.File, "-n", label, "-t", ",,", "-i", file)
+		return
+	}
+	run(t, cfg.Env, "pkcs11-tool", "--module", cfg.Module, "--token-label", cfg.Label, "--login", "--pin", PIN,
+		"--write-object", file, "--type", "data", "--label", label, "--private")
+}
+
 func pinFile(t testing.TB, dir string) string {
 	t.Helper()
 	name := filepath.Join(dir, "pin")
