@@ -152,7 +152,8 @@ func TestTwoKeysUnderOneID(t *testing.T) {
 		t.Errorf("got %v, want KEY_AMBIGUOUS with a hint", err)
 	}
 	objects, err := token.Unknown(t.Context())
-	if err != nil || len(objects) != 1 || objects[0].ID != key.Info().ID || objects[0].What != "2 times private key, 2 times public key with the ID of our key host#1" {
+	want := "2 times private key, 2 times public key with the ID of our key host#1"
+	if err != nil || len(objects) != 1 || objects[0].ID != key.Info().ID || objects[0].What != want {
 		t.Errorf("listed: %+v, %v", objects, err)
 	}
 	if lost := token.Status().Lost; len(lost) > 0 {

@@ -102,9 +102,11 @@ var hints = map[string]string{
 	wire.TokenReplaced:             "put the former token back; if its keys were moved to this one, name its serial: hsm.uri \"pkcs11:token=...;serial=...\"",
 	wire.PINUnreadable:             "check hsm.pin and the permissions of what it names",
 	wire.PINEmpty:                  "write the PIN where hsm.pin says; an empty one is never tried",
-	wire.PINUnfinished:             "the agent or the module ended twice while this PIN was being tried; check it with the vendor's tool, then `signet doctor --clear-pin-guard`",
-	wire.PINFinalTry:               "one wrong PIN more and the token is locked; log in with the vendor's tool and the right PIN, which sets the count back",
-	wire.SandboxFailed:             "the kernel refuses to confine the worker; hsm.sandbox: off does without",
-	wire.KeyAmbiguous:              "another key was put under the ID of ours, and none of the two is used; see `signet key list`, and remove the one that is not ours with the vendor's tool",
-	wire.SealBroken:                "the blob was changed, belongs to another host, or its key is gone; restore the state directory that belongs to this token",
+	wire.PINUnfinished: "the agent or the module ended twice while this PIN was being tried; " +
+		"check it with the vendor's tool, then `signet doctor --clear-pin-guard`",
+	wire.PINFinalTry:   "one wrong PIN more and the token is locked; log in with the vendor's tool and the right PIN, which sets the count back",
+	wire.SandboxFailed: "the kernel refuses to confine the worker; hsm.sandbox: off does without",
+	wire.KeyAmbiguous: "another key was put under the ID of ours, and none of the two is used; " +
+		"see `signet key list`, and remove the one that is not ours with the vendor's tool",
+	wire.SealBroken: "the blob was changed, belongs to another host, or its key is gone; restore the state directory that belongs to this token",
 }

@@ -182,7 +182,9 @@ func (w *webServer) serves(cert *x509.Certificate) {
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		tick, timeout := time.NewTicker(20*time.Millisecond), time.After(patience)
 		for {
-			conn, err := tls.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", w.port), &tls.Config{RootCAs: pool, ServerName: "hsm.test", MinVersion: version, MaxVersion: version})
+			conn, err := tls.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", w.port), &tls.Config{
+				RootCAs: pool, ServerName: "hsm.test", MinVersion: version, MaxVersion: version,
+			})
 			if err == nil {
 				conn.Close()
 				break

@@ -21,8 +21,10 @@ func TestSandbox(t *testing.T) {
 		want   string
 	}{
 		{"as usual", func(*hsm.Config) {}, "network refused local allowed program refused files refused namespace refused dump refused kernel refused"},
-		{"network HSM", func(c *hsm.Config) { c.Network = true }, "network allowed local allowed program refused files refused namespace refused dump refused kernel refused"},
-		{"switched off", func(c *hsm.Config) { c.NoSandbox = true }, "network allowed local allowed program allowed files allowed namespace allowed dump refused"},
+		{"network HSM", func(c *hsm.Config) { c.Network = true },
+			"network allowed local allowed program refused files refused namespace refused dump refused kernel refused"},
+		{"switched off", func(c *hsm.Config) { c.NoSandbox = true },
+			"network allowed local allowed program allowed files allowed namespace allowed dump refused"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := hsmtest.NewShim(t)

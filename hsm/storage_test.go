@@ -124,7 +124,10 @@ func TestRefusedGeneration(t *testing.T) {
 	t.Parallel()
 	s := hsmtest.NewShim(t)
 	token, _ := open(t, s.Config(&hsmtest.Ledger{}, nil))
-	for rv, name := range map[string]string{"0x31": "CKR_DEVICE_MEMORY", "0xe2": "CKR_TOKEN_WRITE_PROTECTED", "0x70": "CKR_MECHANISM_INVALID", "0x6": "CKR_FUNCTION_FAILED"} {
+	for rv, name := range map[string]string{
+		"0x31": "CKR_DEVICE_MEMORY", "0xe2": "CKR_TOKEN_WRITE_PROTECTED",
+		"0x70": "CKR_MECHANISM_INVALID", "0x6": "CKR_FUNCTION_FAILED",
+	} {
 		s.Rules("C_GenerateKeyPair 0 " + rv)
 		notMade(t, token, "k"+rv, name)
 	}

@@ -205,8 +205,11 @@ func (t *Token) openWith(ctx context.Context, p *process, l login, keys []Ledger
 		salt = l.salt
 	}
 	o := &wire.Opened{}
-	err := t.ask(ctx, p, wire.OpOpen, wire.Open{Module: t.cfg.Module, InitArgs: t.cfg.InitArgs, Token: t.selector, PIN: t.pin, Salt: salt, QuickKey: t.quick, Accepted: t.good,
-		Sessions: t.cfg.Sessions, Sandbox: !t.cfg.NoSandbox, Network: t.cfg.Network}, o)
+	err := t.ask(ctx, p, wire.OpOpen, wire.Open{
+		Module: t.cfg.Module, InitArgs: t.cfg.InitArgs, Token: t.selector,
+		PIN: t.pin, Salt: salt, QuickKey: t.quick, Accepted: t.good,
+		Sessions: t.cfg.Sessions, Sandbox: !t.cfg.NoSandbox, Network: t.cfg.Network,
+	}, o)
 	if err != nil {
 		return nil, t.fail("open", "", err)
 	}

@@ -19,7 +19,8 @@ import (
 func remains(changed map[uint]any) map[uint]any {
 	all := map[uint]any{
 		pkcs11.CKA_CLASS: uint(pkcs11.CKO_PUBLIC_KEY), pkcs11.CKA_KEY_TYPE: uint(pkcs11.CKK_EC), pkcs11.CKA_TOKEN: true, pkcs11.CKA_PRIVATE: false,
-		pkcs11.CKA_ID: []byte{}, pkcs11.CKA_LABEL: []byte{}, pkcs11.CKA_KEY_GEN_MECHANISM: ^uint(0), pkcs11.CKA_EC_PARAMS: []byte{}, pkcs11.CKA_EC_POINT: []byte{},
+		pkcs11.CKA_ID: []byte{}, pkcs11.CKA_LABEL: []byte{}, pkcs11.CKA_KEY_GEN_MECHANISM: ^uint(0),
+		pkcs11.CKA_EC_PARAMS: []byte{}, pkcs11.CKA_EC_POINT: []byte{},
 	}
 	for typ, v := range changed {
 		if all[typ] = v; v == nil {
