@@ -170,13 +170,24 @@ func TestOthersHalfUnderOurID(t *testing.T) {
 	s, ledger, guard := fresh(t)
 	token, stop := open(t, s.Config(ledger, guard))
 	held := newKey(t, token, "host", hsm.ECDSAP256)
-	host := held.Info()
+	host, cert := held.Info(), selfSigned(t, held)
 	other := newStranger(t)
 	s.Tool("--write-object", other.cert, "--type", "cert", "--id", host.ID, "--label", "theirs")
 	stop()
 	token, stop = open(t, s.Config(ledger, guard))
 	if key, err := token.Key(t.Context(), host.ID); err != nil || signOnce(key) != nil {
 		t.Errorf("with their certificate: %v", err)
+	}
+	if info, err := token.Info(t.Context(), host.ID); err != nil || info.Certificate != nil {
+		t.Errorf("their certificate is shown as that of our key; %v", err)
+	}
+	for range 2 {
+		if err := token.StoreCertificate(t.Context(), host.ID, cert.Raw); err != nil {
+			t.Error(err)
+		}
+	}
+	if info, err := token.Info(t.Context(), host.ID); err != nil || !bytes.Equal(info.Certificate, cert.Raw) {
+		t.Errorf("our certificate is not shown; %v", err)
 	}
 	nothingUnexplained(t, token)
 	stop()
@@ -187,7 +198,7 @@ func TestOthersHalfUnderOurID(t *testing.T) {
 	if _, err := token.Key(t.Context(), host.ID); !errors.Is(err, hsm.ErrUntrusted) || !strings.Contains(err.Error(), "1 private and 2 public halves") {
 		t.Errorf("with their public key: %v, want ErrUntrusted", err)
 	}
-	nothingUnexplainedBut(t, token, "host#1 private key, 2 times public key, certificate with the ID of our key host#1")
+	nothingUnexplainedBut(t, token, "host#1 private key, 2 times public key, 2 times certificate with the ID of our key host#1")
 	if _, err := token.Info(t.Context(), host.ID); err != nil {
 		t.Errorf("it cannot be shown: %v", err)
 	}
@@ -205,4 +216,72 @@ func TestOthersHalfUnderOurID(t *testing.T) {
 		}
 		return signOnce(key)
 	})
+	if err := token.SetState(host.ID, hsm.Retired); err != nil {
+		t.Fatal(err)
+	}
+	if err := token.Destroy(t.Context(), host.ID); err != nil {
+		t.Fatal(err)
+	}
+	nothingUnexplainedBut(t, token, "theirs certificate")
+}
+
+// TestDestroyDoesNotGuess holds that of two keys with one ID none is destroyed when it
+// is not known which is ours, and that ours is when the other is gone.
+func TestDestroyDoesNotGuess(t *testing.T) {
+	t.Parallel()
+	s, ledger, guard := fresh(t)
+	token, _ := open(t, s.Config(ledger, guard))
+	host := newKey(t, token, "host", hsm.ECDSAP256).Info()
+	s.Tool("--keypairgen", "--key-type", "EC:prime256v1", "--id", host.ID, "--label", "theirs")
+	before := files(t, s)
+	if err := token.SetState(host.ID, hsm.Retired); err != nil {
+		t.Fatal(err)
+	}
+	var e *hsm.Error
+	if err := token.Destroy(t.Context(), host.ID); !errors.As(err, &e) || e.Name != "KEY_AMBIGUOUS" || e.Hint() == "" {
+		t.Errorf("got %v, want KEY_AMBIGUOUS with a hint", err)
+	}
+	if diff := cmp.Diff(before, files(t, s)); diff != "" {
+		t.Errorf("on the token (-want +got):\n%s", diff)
+	}
+	for _, typ := range []string{"privkey", "pubkey"} {
+		s.Tool("--delete-object", "--type", typ, "--label", "theirs")
+	}
+	if err := token.Destroy(t.Context(), host.ID); err != nil {
+		t.Error(err)
+	}
+	nothingUnexplainedBut(t, token)
+}
+
+// TestCertificateIsStoredOnce holds that a token which does not let the old certificate
+// go is not filled with copies of the new one by trying again.
+func TestCertificateIsStoredOnce(t *testing.T) {
+	t.Parallel()
+	s := hsmtest.NewShim(t)
+	token, _ := open(t, s.Config(&hsmtest.Ledger{}, nil))
+	key := newKey(t, token, "host", hsm.ECDSAP256)
+	store := func(der []byte) error { return token.StoreCertificate(t.Context(), key.Info().ID, der) }
+	if err := store(selfSigned(t, key).Raw); err != nil {
+		t.Fatal(err)
+	}
+	next := selfSigned(t, key).Raw
+	s.Rules("C_DestroyObject 0 0x6")
+	for range 3 {
+		if err := store(next); err == nil {
+			t.Error("the old one is gone")
+		}
+	}
+	if n := strings.Count(s.Tool("-O", "--type", "cert"), "Certificate Object"); n != 2 {
+		t.Errorf("%d certificates on the token, want the old and the new one", n)
+	}
+	s.Rules()
+	if err := store(next); err != nil {
+		t.Error(err)
+	}
+	if info, err := token.Info(t.Context(), key.Info().ID); err != nil || !bytes.Equal(info.Certificate, next) {
+		t.Errorf("the token has another certificate; %v", err)
+	}
+	if n := strings.Count(s.Tool("-O", "--type", "cert"), "Certificate Object"); n != 1 {
+		t.Errorf("%d certificates on the token, want 1", n)
+	}
 }

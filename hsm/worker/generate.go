@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"encoding/hex"
 	"fmt"
@@ -252,7 +253,11 @@ func (m *module) destroy(req wire.Destroy) error {
 	if err != nil {
 		return wireError("destroy key", err)
 	}
-	for _, o := range parts(objects) {
+	parts, several := parts(objects)
+	if several {
+		return &wire.Error{Name: wire.KeyAmbiguous, Text: "destroy key " + req.ID}
+	}
+	for _, o := range parts {
 		if err := m.ctx.DestroyObject(m.admin, o.handle); err != nil {
 			return wireError("destroy key", err)
 		}
@@ -261,53 +266,28 @@ func (m *module) destroy(req wire.Destroy) error {
 }
 
 // parts are what a key consists of, of the objects with its ID: the private half last.
-// A certificate is stored once there is a key, so one without is not ours; data and
-// the like never are. What cannot be read is what a generation has left.
-func parts(objects []object) (first []object) {
-	var certificates, last []object
+// What others have put there has another label, and stays; several says that there is
+// such a private half, and so no telling which is ours. A certificate is stored once
+// there is a key: one without is not ours. What cannot be read, and what has no label,
+// is what a generation has left.
+func parts(objects []object) (parts []object, several bool) {
+	var last []object
+	var label []byte
 	for _, o := range objects {
-		switch {
-		case o.err != nil, o.class == unavailable, o.class == pkcs11.CKO_PUBLIC_KEY:
-			first = append(first, o)
-		case o.class == pkcs11.CKO_CERTIFICATE:
-			certificates = append(certificates, o)
-		case o.class == pkcs11.CKO_PRIVATE_KEY, o.class == pkcs11.CKO_SECRET_KEY:
-			last = append(last, o)
+		if o.err != nil || o.class != pkcs11.CKO_PRIVATE_KEY && o.class != pkcs11.CKO_SECRET_KEY {
+			continue
+		}
+		last = append(last, o)
+		several = several || len(label) > 0 && len(o.label) > 0 && !bytes.Equal(o.label, label)
+		if len(o.label) > 0 {
+			label = o.label
 		}
 	}
-	if len(last) == 0 {
-		return first
-	}
-	return slices.Concat(certificates, first, last)
-}
-
-// storeCertificate puts a certificate beside its key. One stored before goes
-// only after the new one is there.
-func (m *module) storeCertificate(req wire.Certificate) error {
-	id, err := hex.DecodeString(req.ID)
-	if err != nil || len(id) == 0 || len(req.DER) == 0 {
-		return &wire.Error{Name: wire.BadRequest, Text: fmt.Sprintf("store certificate of key %q", req.ID)}
-	}
-	attrs, err := certificateAttributes(id, req)
-	if err != nil {
-		return &wire.Error{Name: wire.BadRequest, Text: "store certificate: " + err.Error()}
-	}
-	old, err := m.search(pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_CERTIFICATE), pkcs11.NewAttribute(pkcs11.CKA_ID, id))
-	if err != nil {
-		return wireError("store certificate", err)
-	}
-	for _, h := range old {
-		if v, err := m.attribute(h, pkcs11.CKA_VALUE); err == nil && string(v) == string(req.DER) && len(old) == 1 {
-			return nil
+	for _, o := range objects {
+		ours := len(label) == 0 || len(o.label) == 0 || bytes.Equal(o.label, label)
+		if o.err != nil || o.class == unavailable || ours && (o.class == pkcs11.CKO_PUBLIC_KEY || o.class == pkcs11.CKO_CERTIFICATE && len(last) > 0) {
+			parts = append(parts, o)
 		}
 	}
-	if _, err := m.ctx.CreateObject(m.admin, attrs); err != nil {
-		return wireError("store certificate", err)
-	}
-	for _, h := range old {
-		if err := m.ctx.DestroyObject(m.admin, h); err != nil {
-			return wireError("remove the old certificate", err)
-		}
-	}
-	return nil
+	return append(parts, last...), several
 }

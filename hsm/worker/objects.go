@@ -171,10 +171,9 @@ func (m *module) detail(f *wire.Found, objects []object) *entry {
 			f.Type, f.SPKI = m.publicKey(o.handle)
 		case o.class == pkcs11.CKO_SECRET_KEY:
 			e.secret = o.handle
-		case o.class == pkcs11.CKO_CERTIFICATE:
-			f.Certificate, _ = m.attribute(o.handle, pkcs11.CKA_VALUE)
 		}
 	}
+	f.Certificate = m.certificate(objects, f.SPKI)
 	if f.Secret == 1 && f.Private == 0 && m.isAES256(e.secret) {
 		f.Type = wire.TypeAES256
 	}
@@ -183,6 +182,20 @@ func (m *module) detail(f *wire.Found, objects []object) *entry {
 		return nil
 	}
 	return &e
+}
+
+// certificate reads the certificate that is for a public key, of the objects with its
+// ID; nil if there is none.
+func (m *module) certificate(objects []object, spki []byte) []byte {
+	for _, o := range objects {
+		if o.err != nil || o.class != pkcs11.CKO_CERTIFICATE {
+			continue
+		}
+		if v, err := m.attribute(o.handle, pkcs11.CKA_VALUE); err == nil && certifies(v, spki) {
+			return v
+		}
+	}
+	return nil
 }
 
 func (m *module) attribute(h pkcs11.ObjectHandle, typ uint) ([]byte, error) {
