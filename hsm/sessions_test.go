@@ -2,8 +2,10 @@ package hsm_test
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 
@@ -157,10 +159,13 @@ func TestTooFewSessions(t *testing.T) {
 	if _, err := token.Wrap(t.Context(), []byte("x")); !errors.Is(err, hsm.ErrInvalid) {
 		t.Errorf("3 sessions configured: %v, want ErrInvalid", err)
 	}
-	s.LimitSessions(3)
-	token, _ = start(t, s.Config(&hsmtest.Ledger{}, nil))
-	if e := closedBy(t, token); e.Name != "CKR_SESSION_COUNT" || e.Hint() == "" {
-		t.Errorf("a token with 3 sessions: %v", e)
+	for _, n := range []int{3, 1} {
+		s.LimitSessions(n)
+		token, stop := start(t, s.Config(&hsmtest.Ledger{}, nil))
+		if e := closedBy(t, token); e.Name != "CKR_SESSION_COUNT" || e.Hint() == "" || !strings.Contains(e.Error(), fmt.Sprintf("can have %d,", n)) {
+			t.Errorf("a token with %d sessions: %v", n, e)
+		}
+		stop()
 	}
 }
 

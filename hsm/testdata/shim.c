@@ -56,7 +56,7 @@ enum {
 
 enum { CKR_PIN_INCORRECT = 0xa0, CKR_PIN_LOCKED = 0xa4, CKR_SESSION_COUNT = 0xb1 };
 enum { FLAG_LOW = 0x10000, FLAG_FINAL = 0x20000, FLAG_LOCKED = 0x40000 };
-enum { SERIAL_OFFSET = 80, FLAGS_OFFSET = 96, MAX_SESSIONS_OFFSET = 104 }; /* in CK_TOKEN_INFO */
+enum { SERIAL_OFFSET = 80, FLAGS_OFFSET = 96, MAX_SESSIONS_OFFSET = 104, MAX_WRITING_OFFSET = 120 }; /* in CK_TOKEN_INFO */
 enum { INIT_FLAGS = 4, CKF_OS_LOCKING_OK = 2 }; /* of CK_C_INITIALIZE_ARGS, after four pointers */
 
 static functions *real, mine;
@@ -306,7 +306,7 @@ static ck my_GetTokenInfo(ck slot, unsigned char *info) {
 		fclose(f);
 	}
 	int most = number("sessions", -1);
-	if (most >= 0) *(ck *)(info + MAX_SESSIONS_OFFSET) = most;
+	if (most >= 0) *(ck *)(info + MAX_SESSIONS_OFFSET) = *(ck *)(info + MAX_WRITING_OFFSET) = most;
 	return 0;
 }
 

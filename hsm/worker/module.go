@@ -69,8 +69,7 @@ func open(req wire.Open) (*module, *wire.Opened, error) {
 		return nil, nil, wireError("open session", err)
 	}
 	if m.signers = signers(req.Sessions, m.info); m.signers < 1 {
-		text := fmt.Sprintf("open sessions: the token can have %d, and %d are needed", m.info.MaxSessionCount, wire.MinSessions)
-		return nil, nil, ckr(text, pkcs11.CKR_SESSION_COUNT)
+		return nil, nil, tooFewSessions(m.signers + crypto11Sessions + 1)
 	}
 	opened, err := m.describe()
 	if err != nil {
@@ -105,7 +104,11 @@ func (m *module) start(sel wire.Selector) error {
 	if sel.Serial == "" {
 		named.TokenLabel = sel.Label
 	}
-	if m.hold(named) == nil {
+	err := m.hold(named)
+	if lack := (*wire.Error)(nil); errors.As(err, &lack) {
+		return lack
+	}
+	if err == nil {
 		first, err := m.choose(sel)
 		if err != nil || first == m.slot {
 			return err
@@ -115,7 +118,7 @@ func (m *module) start(sel wire.Selector) error {
 	if err := m.initialize(); err != nil {
 		return wireError("initialise module", err)
 	}
-	_, err := m.choose(sel)
+	_, err = m.choose(sel)
 	if err := errors.Join(err, m.ctx.Finalize()); err != nil {
 		return wireError("find token", err)
 	}
@@ -135,6 +138,11 @@ func (m *module) start(sel wire.Selector) error {
 // hold has crypto11 initialise the library. It is told not to log in: it would
 // keep the PIN, and take a wrong one for right if the process is logged in already.
 func (m *module) hold(cfg crypto11.Config) (err error) {
+	defer func() {
+		if recover() != nil { // of its pool, which has room for one session less
+			err = tooFewSessions(1)
+		}
+	}()
 	cfg.Path, cfg.MaxSessions, cfg.LoginNotSupported = m.path, crypto11Sessions, true
 	m.c11, err = crypto11.Configure(&cfg)
 	return err
@@ -148,14 +156,20 @@ func (m *module) initialize() error {
 }
 
 // signers is how many sessions are left for signing of those that the
-// configuration and the token allow.
+// configuration and the token allow. All sessions that are opened here may write.
 func signers(configured int, info pkcs11.TokenInfo) int {
-	n := configured
-	if most := info.MaxSessionCount; most != pkcs11.CK_EFFECTIVELY_INFINITE &&
-		most != pkcs11.CK_UNAVAILABLE_INFORMATION && most < uint(n) {
-		n = int(most)
+	n := uint(configured)
+	for _, most := range []uint{info.MaxSessionCount, info.MaxRwSessionCount} {
+		if most != pkcs11.CK_EFFECTIVELY_INFINITE && most != pkcs11.CK_UNAVAILABLE_INFORMATION {
+			n = min(n, most)
+		}
 	}
-	return wire.Lanes(n)
+	return wire.Lanes(int(n))
+}
+
+func tooFewSessions(most int) *wire.Error {
+	text := fmt.Sprintf("open sessions: the token can have %d, and %d are needed", most, wire.MinSessions)
+	return ckr(text, pkcs11.CKR_SESSION_COUNT)
 }
 
 // choose finds the one token that sel means. first is the slot of the first token
