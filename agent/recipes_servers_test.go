@@ -105,9 +105,10 @@ var recipes = []recipe{
 		owner:   [2]string{`    mode: "0600"`, `    owner: nobody`}, unreadable: "serves serial", fenced: true,
 	},
 	{
-		page: "postfix", program: "/usr/sbin/postfix", port: "25", dirs: []string{"/etc/postfix/tls"}, pidFile: "/spool/pid/master.pid",
+		page: "postfix", program: "/usr/sbin/postfix", port: "25", dirs: []string{"/etc/postfix/tls", "/var/spool/postfix"},
+		pidFile: "/var/spool/postfix/pid/master.pid",
 		config: func(s *server, block string) string {
-			return "compatibility_level = 3.6\nqueue_directory = " + s.dir + "/spool\ndata_directory = " + s.dir + "/data\n" +
+			return "compatibility_level = 3.6\nqueue_directory = " + s.dir + "/var/spool/postfix\ndata_directory = " + s.dir + "/data\n" +
 				"maillog_file = " + s.dir + "/log\nmaillog_file_prefixes = " + s.dir + "\nmyhostname = web.example\nmydestination =\n" +
 				"inet_interfaces = 127.0.0.1\ninet_protocols = ipv4\nalias_maps =\nlocal_recipient_maps =\nsmtpd_peername_lookup = no\n" + block
 		},
@@ -120,10 +121,7 @@ var recipes = []recipe{
 			}
 			return nil
 		},
-		after: exchange("EHLO me\r\n", "250 "),
-		edit: func(s *server, yaml string) string {
-			return strings.Replace(yaml, "[postfix, reload]", "[postfix, -c, "+s.dir+"/postfix, reload]", 1)
-		},
+		after:   exchange("EHLO me\r\n", "250 "),
 		refusal: "starttls smtp",
 		owner:   [2]string{`    mode: "0600"`, `    owner: nobody`},
 	},
@@ -190,8 +188,8 @@ func loginPostgres(c net.Conn) error {
 	return nil
 }
 
-const masterCF = `127.0.0.1:PORT inet n - n - - smtpd
-postlog unix-dgram n - n - 1 postlogd
+// masterCF is what Postfix needs beside the service of the page.
+const masterCF = `postlog unix-dgram n - n - 1 postlogd
 tlsmgr unix - - n 1000? 1 tlsmgr
 proxymap unix - - n - - proxymap
 anvil unix - - n - 1 anvil
@@ -205,18 +203,32 @@ func startPostfix(s *server) []string {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	for _, dir := range []string{conf, s.dir + "/data", s.dir + "/spool"} {
+	for _, dir := range []string{conf, s.dir + "/data"} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			s.t.Fatal(err)
 		}
 	}
 	give(s, "postfix", "/data")
-	for name, text := range map[string]string{"main.cf": string(main), "master.cf": strings.ReplaceAll(masterCF, "PORT", s.port)} {
+	for name, text := range map[string]string{"main.cf": string(main), "master.cf": s.smtpd() + masterCF} {
 		if err := os.WriteFile(filepath.Join(conf, name), []byte(text), 0o644); err != nil {
 			s.t.Fatal(err)
 		}
 	}
 	return []string{s.program, "-c", conf, "start-fg"}
+}
+
+// smtpd is the service of the page, on the port of this test and where its
+// libraries are.
+func (s *server) smtpd() string {
+	const page, here = "smtp      inet  n       -       y ", "127.0.0.1:%s inet n - n "
+	text := blocks(s.t, s.page)["postfix"][1]
+	if !strings.Contains(text, page) {
+		s.t.Fatalf("the page has no %q", page)
+	}
+	if text = strings.Replace(text, page, fmt.Sprintf(here, s.port), 1); s.plain {
+		text, _, _ = strings.Cut(text, "\n")
+	}
+	return text + "\n"
 }
 
 // A recipeCA issues the certificates called web.
@@ -310,6 +322,27 @@ func mismatched(yaml string) string {
 	const key = `{{ (certificate "other").key }}`
 	yaml = strings.Replace(yaml, "certificate: web, format: pem-key", "template: '"+key+"'", 1)
 	return regexp.MustCompile(`(?m)^    certificate: web\n(    format: .*\n)?`).ReplaceAllString(yaml, "    certificate: web\n    template: '"+key+"{{ .chain }}'\n")
+}
+
+// Where Postfix keeps its processes, for a busy server, it has to be told. New
+// connections then wait, for a second or as long as a session lasts, and none fails.
+func TestPostfixByReload(t *testing.T) {
+	t.Parallel()
+	r := recipes[slices.IndexFunc(recipes, func(r recipe) bool { return r.page == "postfix" })]
+	r.plain = true
+	r.edit = func(s *server, yaml string) string {
+		return strings.Replace(yaml, "    prove: {", "    "+s.moved(blocks(s.t, s.page)["yaml"][1])+"    prove: {", 1)
+	}
+	ca, s := newRecipeCA(t), newServer(t, r)
+	if !strings.Contains(s.yaml, "reload: {signal:") {
+		t.Fatalf("the page has no reload: %s", s.yaml)
+	}
+	d := s.deliverer(s.yaml)
+	d.deliver(t, ca.issue())
+	s.up(ca.pool)
+	d.start(t)
+	d.settled(t, s, stateProven)
+	t.Logf("new serial served %v after its delivery", rotate(t, s, d, ca, 3))
 }
 
 func testRecipe(t *testing.T, r recipe) {

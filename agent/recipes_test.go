@@ -58,6 +58,8 @@ type recipe struct {
 	// not root's, as units with a CapabilityBoundingSet= are, and fencedAgent the
 	// agent, as its own unit does.
 	fenced, fencedAgent bool
+	// plain has Postfix started without the options that the page gives to smtpd.
+	plain bool
 }
 
 // fence starts a command as root that may read what it owns and nothing else.
