@@ -57,24 +57,44 @@ func (a *Agent) plannedFiles() []PlannedFile {
 		}
 	}
 	out := []PlannedFile{}
-	add := func(sink files.File, f config.File) {
-		action := actions[f.Target()]
-		if slices.ContainsFunc(sink.Items(), a.withdrawn) {
-			action = actionWait // an entry of a set alone; the others stay
-		}
-		out = append(out, planned(sink, f, action))
-	}
 	for _, f := range a.cfg.Files {
-		if f.Dir == "" {
-			add(fileOf(f.Path, f, f.Content, f.Access), f)
-			continue
-		}
-		for _, entry := range setOf(f).Entries {
-			entry.Path = f.Dir + "/" + entry.Path
-			add(entry, f)
+		for _, sink := range filesOf(f) {
+			action := actions[f.Target()]
+			if slices.ContainsFunc(sink.Items(), a.withdrawn) {
+				action = actionWait // an entry of a set alone; the others stay
+			}
+			out = append(out, planned(sink, f, action))
 		}
 	}
 	return out
+}
+
+// filesOf are a file, or those of a set with their paths.
+func filesOf(f config.File) []files.File {
+	if f.Dir == "" {
+		return []files.File{fileOf(f.Path, f, f.Content, f.Access)}
+	}
+	entries := setOf(f).Entries
+	for i := range entries {
+		entries[i].Path = f.Dir + "/" + entries[i].Path
+	}
+	return entries
+}
+
+// SecretFiles counts the files that a refused secret takes away.
+func SecretFiles(c *config.Config) (n int) {
+	for _, f := range c.Files {
+		for _, sink := range filesOf(f) {
+			if holdsSecret(sink) {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+func holdsSecret(f files.File) bool {
+	return slices.ContainsFunc(f.Items(), func(it files.Item) bool { return it.Secret != "" })
 }
 
 // withdrawn reports whether an item is a secret that its upstream refuses.
@@ -92,7 +112,7 @@ func planned(sink files.File, f config.File, action string) PlannedFile {
 		Action: action, Test: f.Test, Reload: f.Reload.Consumer(), Prove: f.Prove.TLS,
 	}
 	p.UID, p.GID = sink.IDs()
-	if slices.ContainsFunc(sink.Items(), func(it files.Item) bool { return it.Secret != "" }) {
+	if holdsSecret(sink) {
 		p.Removed = "when the upstream refuses the secret"
 	}
 	return p

@@ -69,3 +69,19 @@ func TestARolledBackFileIsDue(t *testing.T) {
 		t.Errorf("rolled back: %+v", it)
 	}
 }
+
+// A file holds a secret if its template names one, whatever it is a file of.
+func TestFilesOfSecretsAreCounted(t *testing.T) {
+	t.Parallel()
+	c := &config.Config{Files: []config.File{
+		{Path: "/a", Content: config.Content{Secret: "db", Field: "password"}},
+		{Path: "/b", Content: config.Content{Certificate: "web"}},
+		{Path: "/c", Content: config.Content{Template: `{{ (certificate "web").chain }}`}},
+		{Path: "/d", Content: config.Content{Certificate: "web", Template: `{{ secret "db" "password" }}`}},
+		{Dir: "/e", Entries: map[string]config.Entry{
+			"f": {Content: config.Content{Certificate: "web"}}, "g": {Content: config.Content{Secret: "db", Field: "password"}}}},
+	}}
+	if n := SecretFiles(c); n != 3 {
+		t.Errorf("%d files hold secrets, want 3", n)
+	}
+}

@@ -35,7 +35,7 @@ file for a user whom its package has still to make.`,
 			}
 			_, err = fmt.Fprintf(p.stdout, "%s: ok: upstreams %d, identities %d, secrets %d, certificates %d, files %d, rules %d\n",
 				file, len(c.Upstreams), len(c.Identities), len(c.Secrets), len(c.Certificates), len(c.Files), len(c.Policy))
-			if n := secretFiles(c); err == nil && n > 0 {
+			if n := agent.SecretFiles(c); err == nil && n > 0 {
 				_, err = fmt.Fprintf(p.stdout, "%s: note: %d files hold secrets, and are removed at once if the upstream refuses theirs (not found, forbidden, deactivated)\n", file, n)
 			}
 			return err
@@ -43,23 +43,6 @@ file for a user whom its package has still to make.`,
 	}
 	configFlag(cmd, &file)
 	return cmd
-}
-
-// secretFiles counts the files, entries of sets among them, that a refused
-// secret takes away.
-func secretFiles(c *config.Config) int {
-	n := 0
-	for _, f := range c.Files {
-		if f.Dir == "" && f.Certificate == "" {
-			n++
-		}
-		for _, e := range f.Entries {
-			if e.Certificate == "" {
-				n++
-			}
-		}
-	}
-	return n
 }
 
 // configFlag adds --config to a command.

@@ -23,9 +23,10 @@ type Ref struct{ Kind, Name string }
 // Find finds all items that the trees name, and the functions that they use. An
 // item or a field whose name is not there as it is, but made by the template, is
 // an error: it would not be known what the file waits for, and a value in place
-// of a name would be in messages, which repeat names.
+// of a name would be in messages, which repeat names. So is a template that none
+// of the trees is.
 func Find(trees map[string]*parse.Tree) (refs []Ref, functions []string, err error) {
-	f := finder{functions: map[string]bool{}}
+	f := finder{trees: trees, functions: map[string]bool{}}
 	for _, name := range slices.Sorted(maps.Keys(trees)) {
 		if t := trees[name]; t != nil && t.Root != nil {
 			f.walk(t.Root)
@@ -35,6 +36,7 @@ func Find(trees map[string]*parse.Tree) (refs []Ref, functions []string, err err
 }
 
 type finder struct {
+	trees     map[string]*parse.Tree
 	refs      []Ref
 	functions map[string]bool
 	err       error
@@ -52,6 +54,9 @@ func (f *finder) walk(n parse.Node) {
 	case *parse.ActionNode:
 		f.walk(n.Pipe)
 	case *parse.TemplateNode:
+		if f.trees[n.Name] == nil {
+			f.err = fmt.Errorf("template %q is not defined", n.Name)
+		}
 		f.walk(n.Pipe)
 	case *parse.PipeNode:
 		if n == nil {

@@ -2,6 +2,7 @@ package itemref
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"text/template/parse"
 )
@@ -48,5 +49,15 @@ func TestNamesHaveToBeWrittenOut(t *testing.T) {
 		if _, _, err := find(t, text); err == nil {
 			t.Errorf("%s: no error", text)
 		}
+	}
+}
+
+// A template that is named and nowhere defined is found before it runs.
+func TestEveryTemplateIsDefined(t *testing.T) {
+	if _, _, err := find(t, `{{ define "a" }}{{ template "a" }}{{ end }}{{ template "a" }}`); err != nil {
+		t.Error(err)
+	}
+	if _, _, err := find(t, `{{ define "a" }}{{ template "b" }}{{ end }}`); err == nil || !strings.Contains(err.Error(), `"b"`) {
+		t.Errorf("a template that is not there: %v", err)
 	}
 }

@@ -42,13 +42,22 @@ func find(name string) (string, error) {
 	if strings.Contains(name, "/") {
 		dirs = []string{""}
 	}
+	why := withHint("install it, or correct the configuration", "%s: there is no such program", name)
 	for _, dir := range dirs {
 		path := filepath.Join(dir, name)
-		if st, err := os.Stat(path); err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0 {
+		st, err := os.Stat(path)
+		switch {
+		case err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0:
 			return path, nil
+		case err == nil && st.Mode().IsRegular():
+			why = withHint("chmod +x "+path, "%s: it is not executable", path)
+		case err == nil:
+			why = withHint("name a program", "%s: it is no file", path)
+		case !errors.Is(err, os.ErrNotExist):
+			why = withHint("see that the agent's user can reach it", "%w", err)
 		}
 	}
-	return "", withHint("install it, or correct the configuration", "%s: there is no such program", name)
+	return "", why
 }
 
 // run runs a command without a shell, in a clean environment and in a process

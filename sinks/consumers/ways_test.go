@@ -229,6 +229,10 @@ func TestSignalIsSentToTheRightProcessOnly(t *testing.T) {
 // fails by it: that of the reload as well as that of the test before it.
 func TestCheckFindsMissingPrograms(t *testing.T) {
 	const missing = "/nowhere/program"
+	plain := filepath.Join(t.TempDir(), "hook")
+	if err := os.WriteFile(plain, []byte("#!/bin/sh\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, tt := range []struct {
 		test, way []string
 		want      string
@@ -237,6 +241,9 @@ func TestCheckFindsMissingPrograms(t *testing.T) {
 		{nil, []string{"true"}, ""},
 		{[]string{missing, "-t"}, []string{"true"}, `consumer "app": test: ` + missing + ": there is no such program"},
 		{[]string{"true"}, []string{missing}, `consumer "app": reload: ` + missing + ": there is no such program"},
+		{nil, []string{plain}, `consumer "app": reload: ` + plain + ": it is not executable"},
+		{nil, []string{filepath.Dir(plain)}, `consumer "app": reload: ` + filepath.Dir(plain) + ": it is no file"},
+		{nil, []string{plain + "/x"}, `consumer "app": reload: stat ` + plain + "/x: not a directory"},
 	} {
 		cs, err := New(Config{Store: newStore(), Files: newFiles(), Consumers: []Consumer{
 			{Name: "app", Targets: []Target{{Path: "/t/a", Test: tt.test, Way: Exec{Consumer: "app", Argv: tt.way}}}}}})
