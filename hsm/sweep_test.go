@@ -133,6 +133,7 @@ func TestUnreadableIsNotIncomplete(t *testing.T) {
 	halted(t, s, ledger)
 	s.Tool("--keypairgen", "--key-type", "EC:prime256v1")
 	for _, rules := range [][]string{
+		{"C_GetAttributeValue 0 0x5"},  // CKR_GENERAL_ERROR, SoftHSM's of an object that is damaged
 		{"C_GetAttributeValue 0 0x6"},  // CKR_FUNCTION_FAILED
 		{"C_GetAttributeValue 0 0x13"}, // what SoftHSM says of objects without type
 		{"CKA_0x166 0 0x12", "CKA_0x180 0 0x6"},
@@ -145,6 +146,9 @@ func TestUnreadableIsNotIncomplete(t *testing.T) {
 			if strings.Contains(what, "incomplete") {
 				t.Errorf("%q: %q", rules, what)
 			}
+		}
+		if n := token.Status().Restarts; n != 0 {
+			t.Errorf("%q: it took %d workers", rules, n)
 		}
 		s.Rules()
 		stop()

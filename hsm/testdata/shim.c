@@ -49,8 +49,8 @@ typedef struct {
 
 /* The places of functions in the list, in the order of the standard. */
 enum {
-	INITIALIZE = 0, FINALIZE = 1, GETFUNCTIONLIST = 3, GETTOKENINFO = 6, OPENSESSION = 12, CLOSESESSION = 13, LOGIN = 18, DESTROYOBJECT = 22,
-	GETATTRIBUTEVALUE = 24, FINDOBJECTSINIT = 26, FINDOBJECTS = 27, FINDOBJECTSFINAL = 28, ENCRYPTINIT = 29, ENCRYPT = 30, DECRYPTINIT = 33,
+	INITIALIZE = 0, FINALIZE = 1, GETFUNCTIONLIST = 3, GETTOKENINFO = 6, GETMECHANISMINFO = 8, OPENSESSION = 12, CLOSESESSION = 13,
+	LOGIN = 18, DESTROYOBJECT = 22, GETATTRIBUTEVALUE = 24, FINDOBJECTSINIT = 26, FINDOBJECTS = 27, FINDOBJECTSFINAL = 28, ENCRYPTINIT = 29, ENCRYPT = 30, DECRYPTINIT = 33,
 	DECRYPT = 34, SIGNINIT = 42, SIGN = 43, GENERATEKEY = 58, GENERATEKEYPAIR = 59, WRAPKEY = 60,
 };
 
@@ -228,6 +228,7 @@ static ck my_CloseSession(ck session) {
 	return rv;
 }
 
+FORWARD(GETMECHANISMINFO, GetMechanismInfo, (ck a, ck b, void *c), (a, b, c))
 FORWARD(DESTROYOBJECT, DestroyObject, (ck a, ck b), (a, b))
 
 /* my_GetAttributeValue heeds rules for one attribute, too. */
@@ -322,6 +323,7 @@ ck C_GetFunctionList(functions **list) {
 		mine.fn[INITIALIZE] = my_Initialize;
 		mine.fn[FINALIZE] = my_Finalize;
 		mine.fn[GETTOKENINFO] = my_GetTokenInfo;
+		mine.fn[GETMECHANISMINFO] = my_GetMechanismInfo;
 		mine.fn[OPENSESSION] = my_OpenSession;
 		mine.fn[CLOSESESSION] = my_CloseSession;
 		mine.fn[LOGIN] = my_Login;

@@ -2,7 +2,6 @@ package worker
 
 import (
 	"encoding/hex"
-	"errors"
 
 	"github.com/miekg/pkcs11"
 
@@ -107,15 +106,6 @@ var (
 	wrapperLacks   = []uint{pkcs11.CKR_MECHANISM_INVALID, pkcs11.CKR_FUNCTION_NOT_SUPPORTED, pkcs11.CKR_TEMPLATE_INCONSISTENT,
 		pkcs11.CKR_ATTRIBUTE_VALUE_INVALID, pkcs11.CKR_ATTRIBUTE_TYPE_INVALID}
 )
-
-// broken is err if it says that no other answer is to be had from this process.
-func broken(err error) error {
-	var e pkcs11.Error
-	if errors.As(err, &e) && fatal(uint(e)) {
-		return err
-	}
-	return nil
-}
 
 // tryRead asks for the private value.
 func (m *module) tryRead(key pkcs11.ObjectHandle) (outcome, by string, err error) {

@@ -61,6 +61,24 @@ func fatal(rv uint) bool {
 	return false
 }
 
+// broken is err if it says that no other answer is to be had from this process.
+func broken(err error) error {
+	var e pkcs11.Error
+	if errors.As(err, &e) && fatal(uint(e)) {
+		return err
+	}
+	return nil
+}
+
+// beyond is err if it is of more than the object that was asked about. Modules say
+// CKR_GENERAL_ERROR of a single one that they cannot read.
+func beyond(err error) error {
+	if isCKR(err, pkcs11.CKR_GENERAL_ERROR) {
+		return nil
+	}
+	return broken(err)
+}
+
 // isCKR reports whether err is one of these return values.
 func isCKR(err error, rvs ...uint) bool {
 	var e pkcs11.Error

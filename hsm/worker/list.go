@@ -71,6 +71,9 @@ func (m *module) list() (*wire.Listed, error) {
 	out := &wire.Listed{}
 	for _, h := range handles {
 		o := m.identify(h)
+		if err := beyond(o.err); err != nil {
+			return nil, wireError("list objects", err)
+		}
 		id := hex.EncodeToString(o.id)
 		if id == "" {
 			out.Loose = append(out.Loose, m.loose(o))

@@ -181,10 +181,15 @@ func (m *module) choose(sel wire.Selector) (first uint, err error) {
 	}
 	first = unavailable
 	var matches, others []string
+	var silent error // the answer of a slot that does not say what token it has
 	for _, slot := range slots {
 		info, err := m.ctx.GetTokenInfo(slot)
-		if err != nil {
+		if isCKR(err, pkcs11.CKR_TOKEN_NOT_PRESENT, pkcs11.CKR_TOKEN_NOT_RECOGNIZED) {
 			continue // a reader without token, or a token that is not ours to judge
+		}
+		if err != nil {
+			silent = err
+			continue
 		}
 		if first == unavailable && (sel.Serial != "" && info.SerialNumber == sel.Serial || sel.Serial == "" && info.Label == sel.Label) {
 			first = slot
@@ -205,6 +210,9 @@ func (m *module) choose(sel wire.Selector) (first uint, err error) {
 		text := "find token " + describe(sel) + ": the module shows no token"
 		if len(others) > 0 {
 			text = "find token " + describe(sel) + ": the module shows only " + strings.Join(others, ", ")
+		}
+		if silent != nil {
+			return first, wireError(text+", and fails to show another", silent)
 		}
 		return first, &wire.Error{CKR: wire.CKRTokenNotPresent, Name: ckrName(wire.CKRTokenNotPresent), Text: text}
 	case 1:
@@ -268,6 +276,9 @@ func (m *module) describe() (*wire.Opened, error) {
 			continue
 		}
 		info, err := m.ctx.GetMechanismInfo(m.slot, []*pkcs11.Mechanism{mech})
+		if broken(err) != nil {
+			return nil, wireError("list mechanisms", err)
+		}
 		if err != nil {
 			continue // listed and then not known: as good as not there
 		}

@@ -115,7 +115,11 @@ func (m *module) find(req wire.Find) (*wire.Found, error) {
 			return nil, wireError("find key", err)
 		}
 		f := count(req.ID, objects)
-		if e := m.detail(f, objects); f.Type != "" {
+		e, err := m.detail(f, objects)
+		if err != nil {
+			return nil, wireError("find key", err)
+		}
+		if f.Type != "" {
 			m.learn(raw, e)
 			return f, nil
 		}
@@ -125,7 +129,11 @@ func (m *module) find(req wire.Find) (*wire.Found, error) {
 		return nil, wireError("find key", err)
 	}
 	f := count(req.ID, objects)
-	if e := m.detail(f, objects); !req.Show {
+	e, err := m.detail(f, objects)
+	if err != nil {
+		return nil, wireError("find key", err)
+	}
+	if !req.Show {
 		m.learn(raw, e)
 	}
 	return f, nil
@@ -160,28 +168,33 @@ func count(id string, objects []object) *wire.Found {
 
 // detail reads the public key and the certificate. It returns how to sign with the
 // key if it is whole.
-func (m *module) detail(f *wire.Found, objects []object) *entry {
+func (m *module) detail(f *wire.Found, objects []object) (*entry, error) {
 	var e entry
+	var err error
 	for _, o := range objects {
 		switch {
 		case o.err != nil:
 		case o.class == pkcs11.CKO_PRIVATE_KEY:
 			e.private = o.handle
 		case o.class == pkcs11.CKO_PUBLIC_KEY:
-			f.Type, f.SPKI = m.publicKey(o.handle)
+			if f.Type, f.SPKI, err = m.publicKey(o.handle); err != nil {
+				return nil, err
+			}
 		case o.class == pkcs11.CKO_SECRET_KEY:
 			e.secret = o.handle
 		}
 	}
 	f.Certificate = m.certificate(objects, f.SPKI)
-	if f.Secret == 1 && f.Private == 0 && m.isAES256(e.secret) {
-		f.Type = wire.TypeAES256
+	if f.Secret == 1 && f.Private == 0 {
+		if f.Type, err = m.secretKey(e.secret); err != nil {
+			return nil, err
+		}
 	}
 	e.kind, e.several = kinds[f.Type], f.Private+f.Secret > 1
 	if !e.several && (f.Type == "" || f.Private+f.Secret == 0) {
-		return nil
+		return nil, nil
 	}
-	return &e
+	return &e, nil
 }
 
 // certificate reads the certificate that is for a public key, of the objects with its
@@ -231,46 +244,47 @@ func (m *module) attributes(h pkcs11.ObjectHandle, types ...uint) ([][]byte, err
 	return values, nil
 }
 
-func (m *module) isAES256(h pkcs11.ObjectHandle) bool {
-	typ, err := m.attribute(h, pkcs11.CKA_KEY_TYPE)
-	if err != nil || ulong(typ) != pkcs11.CKK_AES {
-		return false
+// secretKey reads what a secret key is. The type is empty if it is none of ours.
+func (m *module) secretKey(h pkcs11.ObjectHandle) (typ string, err error) {
+	values, err := m.attributes(h, pkcs11.CKA_KEY_TYPE, pkcs11.CKA_VALUE_LEN)
+	if err == nil && ulong(values[0]) == pkcs11.CKK_AES && ulong(values[1]) == 32 {
+		return wire.TypeAES256, nil
 	}
-	size, err := m.attribute(h, pkcs11.CKA_VALUE_LEN)
-	return err == nil && ulong(size) == 32
+	return "", beyond(err)
 }
 
 // publicKey reads a public key. The type is empty if it is none of ours.
-func (m *module) publicKey(h pkcs11.ObjectHandle) (typ string, spki []byte) {
+func (m *module) publicKey(h pkcs11.ObjectHandle) (typ string, spki []byte, err error) {
 	kind, err := m.attribute(h, pkcs11.CKA_KEY_TYPE)
 	if err != nil {
-		return "", nil
+		return "", nil, beyond(err)
 	}
-	var pub any
+	material, parse := []uint{pkcs11.CKA_EC_PARAMS, pkcs11.CKA_EC_POINT}, ecKey
 	switch ulong(kind) {
 	case pkcs11.CKK_RSA:
-		pub, typ = m.rsaKey(h)
+		material, parse = []uint{pkcs11.CKA_MODULUS, pkcs11.CKA_PUBLIC_EXPONENT}, rsaKey
 	case pkcs11.CKK_EC:
-		pub, typ = m.ecKey(h)
 	case ckkECEdwards:
-		pub, typ = m.edKey(h)
+		parse = edKey
+	default:
+		return "", nil, nil
 	}
-	if typ == "" {
-		return "", nil
-	}
-	spki, err = x509.MarshalPKIXPublicKey(pub)
+	values, err := m.attributes(h, material...)
 	if err != nil {
-		return "", nil
+		return "", nil, beyond(err)
 	}
-	return typ, spki
+	pub, typ := parse(values[0], values[1])
+	if typ == "" {
+		return "", nil, nil
+	}
+	if spki, err = x509.MarshalPKIXPublicKey(pub); err != nil {
+		return "", nil, nil
+	}
+	return typ, spki, nil
 }
 
-func (m *module) rsaKey(h pkcs11.ObjectHandle) (pub any, typ string) {
-	values, err := m.attributes(h, pkcs11.CKA_MODULUS, pkcs11.CKA_PUBLIC_EXPONENT)
-	if err != nil {
-		return nil, ""
-	}
-	n, e := new(big.Int).SetBytes(values[0]), new(big.Int).SetBytes(values[1])
+func rsaKey(modulus, exponent []byte) (pub any, typ string) {
+	n, e := new(big.Int).SetBytes(modulus), new(big.Int).SetBytes(exponent)
 	if !e.IsInt64() || e.Int64() < 3 || e.Int64() > 1<<31-1 {
 		return nil, ""
 	}
@@ -298,11 +312,7 @@ var curves = []curve{
 	{wire.TypeP521, elliptic.P521(), []byte{0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23}},
 }
 
-func (m *module) ecKey(h pkcs11.ObjectHandle) (pub any, typ string) {
-	params, point, ok := m.point(h)
-	if !ok {
-		return nil, ""
-	}
+func ecKey(params, point []byte) (pub any, typ string) {
 	for _, c := range curves {
 		if string(c.params) != string(params) {
 			continue
@@ -316,21 +326,11 @@ func (m *module) ecKey(h pkcs11.ObjectHandle) (pub any, typ string) {
 	return nil, ""
 }
 
-func (m *module) edKey(h pkcs11.ObjectHandle) (pub any, typ string) {
-	_, point, ok := m.point(h)
-	if point = bare(point, ed25519.PublicKeySize); !ok || point == nil {
+func edKey(_, point []byte) (pub any, typ string) {
+	if point = bare(point, ed25519.PublicKeySize); point == nil {
 		return nil, ""
 	}
 	return ed25519.PublicKey(point), wire.TypeEd25519
-}
-
-// point reads an elliptic curve point.
-func (m *module) point(h pkcs11.ObjectHandle) (params, point []byte, ok bool) {
-	values, err := m.attributes(h, pkcs11.CKA_EC_PARAMS, pkcs11.CKA_EC_POINT)
-	if err != nil {
-		return nil, nil, false
-	}
-	return values[0], values[1], true
 }
 
 // bare is a point of that many bytes. The standard wants it in an OCTET STRING;

@@ -83,6 +83,9 @@ func (m *module) carrying(id []byte) ([]object, error) {
 	objects := make([]object, len(handles))
 	for i, h := range handles {
 		objects[i] = m.identify(h)
+		if err := beyond(objects[i].err); err != nil {
+			return nil, err
+		}
 	}
 	return objects, nil
 }
@@ -99,7 +102,11 @@ func (m *module) pass(class uint) error {
 	}
 	byID := map[string][]pkcs11.ObjectHandle{}
 	for _, h := range handles {
-		if id, err := m.attribute(h, pkcs11.CKA_ID); err == nil && len(id) > 0 {
+		id, err := m.attribute(h, pkcs11.CKA_ID)
+		if err := beyond(err); err != nil {
+			return err
+		}
+		if err == nil && len(id) > 0 {
 			byID[string(id)] = append(byID[string(id)], h)
 		}
 	}
