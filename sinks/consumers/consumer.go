@@ -15,6 +15,8 @@ type consumer struct {
 	cs   *Consumers
 	wake chan struct{} // something became due
 
+	earlier record // what an earlier run has left
+
 	mu         sync.Mutex
 	rec        record              // guarded by mu: as it is on disk
 	left       []string            // guarded by mu: targets that a failed try, or an earlier run, has left to do
@@ -178,6 +180,13 @@ func later(a, b time.Time) time.Time {
 
 // run makes the tries that are due until ctx is done.
 func (c *consumer) run(ctx context.Context) {
+	known := make(chan struct{})
+	go func() { c.recover(); close(known) }() // not waited for at the end: it may hang
+	select {
+	case <-known:
+	case <-ctx.Done():
+		return
+	}
 	for {
 		c.mu.Lock()
 		at := c.due()
@@ -199,6 +208,20 @@ func (c *consumer) run(ctx context.Context) {
 			return
 		}
 		c.attempt(ctx)
+	}
+}
+
+// recover finds what an earlier run has left to do. It looks at the files: a file
+// system that hangs keeps the consumers with files there waiting, and nobody else.
+func (c *consumer) recover() {
+	left, written := c.earlier.recover(c.Consumer, c.cs.cfg.Files.Generation)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.left = left
+	for t, d := range written {
+		if _, anew := c.delivered[t]; !anew { // while it was looked for
+			c.delivered[t] = d
+		}
 	}
 }
 

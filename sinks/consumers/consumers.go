@@ -38,7 +38,7 @@ type Status struct {
 }
 
 // New reads what an earlier run has left to do, and forgets consumers that are
-// not configured any more.
+// not configured any more. It touches no file system that files are on.
 func New(cfg Config) (*Consumers, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -64,7 +64,7 @@ func New(cfg Config) (*Consumers, error) {
 			if latest := time.Now().Add(longestBackoff); own.rec.RetryAt.After(latest) { // the clock was set back
 				own.rec.RetryAt = latest
 			}
-			own.left, own.delivered = own.rec.recover(c, cfg.Files.Generation)
+			own.earlier = own.rec
 			own.hold()
 			delete(records, c.Name)
 		}

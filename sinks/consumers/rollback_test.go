@@ -2,6 +2,7 @@ package consumers
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -302,6 +303,64 @@ func TestACrashBeforeARollBack(t *testing.T) {
 	store.edit(t, "app", func(rec *record) { rec.RetryAt, rec.Targets = time.Time{}, nil })
 	r = startOn(t, store, unmovedFiles{newFiles()}, counting("app", &m, nil, "/f/a"))
 	eventually(t, 3*time.Second, "the reload", func() bool { return m.Load() == 1 && !store.pending(t, "app") })
+}
+
+// hangingFiles do not say what is in one of their targets until they are freed.
+type hangingFiles struct {
+	*memFiles
+	target string
+	freed  chan struct{}
+}
+
+func (f hangingFiles) Generation(target string) (int64, error) {
+	if target == f.target {
+		<-f.freed
+	}
+	return f.memFiles.Generation(target)
+}
+
+// What an earlier run has left is looked for on file systems that may hang: who has
+// files there waits and nobody else, at the start or at the end. What was rolled
+// back is held before anything can be written.
+func TestAHangingFileSystemDelaysNoStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, files := newStore(), hangingFiles{newFiles(), "/far/a", make(chan struct{})}
+		var far, near atomic.Int64
+		all := []Consumer{counting("far", &far, nil, "/far/a", "/far/b"), counting("near", &near, nil, "/near")}
+		blob, err := json.Marshal(record{Pending: true, As: "in another way",
+			Targets: map[string]written{"/far/a": {Generation: 10}}, RolledBack: map[string]string{"/far/b": "this"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		store.recs["far"], store.recs["near"] = blob, []byte(`{"pending":true,"targets":{"/near":{"generation":10}}}`)
+		cs, err := New(Config{Consumers: all, Store: store, Files: files})
+		if err != nil || files.held["/far/b"] != "this" || !slices.Equal(cs.Status()[0].RolledBack, []string{"/far/b"}) {
+			t.Fatalf("held %v, %v, %+v", files.held, err, cs.Status()[0])
+		}
+		files.queue = cs
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- cs.Run(ctx) }()
+		time.Sleep(time.Hour)
+		if err := files.deliver("/far/b"); err != nil { // which is noted all the same
+			t.Error(err)
+		}
+		time.Sleep(time.Hour)
+		if far.Load() != 0 || near.Load() != 1 {
+			t.Errorf("%d and %d reloads", far.Load(), near.Load())
+		}
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		close(files.freed)
+		r := startOn(t, store, files.memFiles, all...)
+		time.Sleep(time.Second)
+		if far.Load() != 1 || near.Load() != 1 || r.Status()[0].Pending {
+			t.Errorf("freed: %d and %d reloads, %+v", far.Load(), near.Load(), r.Status()[0])
+		}
+		r.halt()
+	})
 }
 
 // unmovedFiles have in place what is wanted.
