@@ -89,6 +89,11 @@ func (a *Agent) wayOf(f config.File) consumers.Way {
 	return nil
 }
 
+// onDelivery has newer files wait while who reads them may be doing so.
+func (a *Agent) onDelivery(targets []string, deliver func([]string)) {
+	a.consumers.InTurn(targets, deliver)
+}
+
 // onWriting notes the reloads that a change of files makes due, before it.
 func (a *Agent) onWriting(ds []files.Delivery) error { return a.consumers.Writing(changes(ds)) }
 

@@ -21,7 +21,8 @@ const kindFiles = "files"
 
 // makeFiles makes the file sinks.
 func (a *Agent) makeFiles() (err error) {
-	c := files.Config{Log: a.log, Drifted: a.onDrift, Writing: a.onWriting, Written: a.onWritten, Unwritten: a.onUnwritten, Trusted: a.cfg.StatePath()}
+	c := files.Config{Log: a.log, Drifted: a.onDrift, Trusted: a.cfg.StatePath(),
+		InTurn: a.onDelivery, Writing: a.onWriting, Written: a.onWritten, Unwritten: a.onUnwritten}
 	if c.Remembered, err = a.store.Record(kindFiles, "memory"); err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package consumers
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -18,6 +19,7 @@ func (c *consumer) attempt(ctx context.Context) {
 		return
 	}
 	c.awaitLeaves(ctx)
+	defer c.gate.open()
 	err := c.redeliver()
 	targets := c.begin()
 	proven := false
@@ -26,7 +28,8 @@ func (c *consumer) attempt(ctx context.Context) {
 	}
 	switch {
 	case err != nil && ctx.Err() != nil:
-		return // it stays pending, and is made up for at the next start
+		c.gate.read() // nobody waits at the end
+		return        // it stays pending, and is made up for at the next start
 	case errors.Is(err, ErrNotRunning):
 		c.succeeded(OutcomeSkipped, false)
 	case err == nil:
@@ -100,6 +103,7 @@ func (c *consumer) redeliver() error {
 
 // try takes the steps, and reports whether there was a proof.
 func (c *consumer) try(ctx context.Context, targets []string) (proven bool, err error) {
+	c.gate.shut(ctx) // tests read the files too
 	for _, t := range c.tests(targets) {
 		if err := limited(ctx, t.Limit, func(ctx context.Context) error { return run(ctx, c.Name, t.Test) }); err != nil {
 			return false, &Error{Consumer: c.Name, Op: OpTest, Err: err}
@@ -108,6 +112,7 @@ func (c *consumer) try(ctx context.Context, targets []string) (proven bool, err 
 	if err := c.reload(ctx, targets); err != nil {
 		return false, err
 	}
+	var shown [][]byte
 	for _, group := range c.proofs(targets) {
 		leaves := c.leaves(group)
 		if len(leaves) == 0 {
@@ -117,13 +122,29 @@ func (c *consumer) try(ctx context.Context, targets []string) (proven bool, err 
 		if err := c.proof(group).make(ctx, leaves, c.superseded); err != nil {
 			return false, &Error{Consumer: c.Name, Op: OpProve, Err: err}
 		}
-		proven = true
+		proven, shown = true, append(shown, leaves...)
+	}
+	if proven {
+		c.prove(shown)
 	}
 	return proven, nil
 }
 
+// prove takes up what a proof has shown. What was served before the consumer was
+// told does not show that it has read its files since.
+func (c *consumer) prove(leaves [][]byte) {
+	before := func(leaf []byte) bool {
+		return slices.ContainsFunc(c.shown, func(l []byte) bool { return bytes.Equal(l, leaf) })
+	}
+	if c.shown != nil && !slices.ContainsFunc(leaves, before) {
+		c.gate.read()
+	}
+	c.shown = leaves
+}
+
 // reload tells the consumer, in each of the ways that the targets have.
 func (c *consumer) reload(ctx context.Context, targets []string) error {
+	c.gate.tell(ctx)
 	for _, t := range c.ways(targets) {
 		err := limited(ctx, t.Limit, t.Way.Reload)
 		if errors.Is(err, ErrNotRunning) && len(c.proofs(targets)) > 0 {
@@ -201,6 +222,8 @@ func (c *consumer) failed(ctx context.Context, targets []string, cause error) {
 	c.keep(rec)
 	c.mu.Unlock()
 
+	c.shown = nil
+	c.gate.shut(ctx)
 	back, notes := c.rollBack(targets)
 	if len(back) > 0 && e.Op != OpTest { // before a test nobody was told of the new files
 		if err := c.reload(ctx, back); err != nil && !errors.Is(err, ErrNotRunning) && err.Error() != e.Error() {

@@ -14,8 +14,10 @@ type consumer struct {
 	Consumer
 	cs   *Consumers
 	wake chan struct{} // something became due
+	gate gate
 
-	earlier record // what an earlier run has left
+	earlier record   // what an earlier run has left
+	shown   [][]byte // owned by run: the leaves of the last proof; nil if another certificate may be served
 
 	mu         sync.Mutex
 	rec        record              // guarded by mu: as it is on disk

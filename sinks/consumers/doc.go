@@ -21,6 +21,13 @@
 // a burst is one reload. Consumers do not wait for each other, and every step
 // has a time limit at which its processes are killed.
 //
+// # One version at a time
+//
+// A consumer that is told reads a certificate and its key one after the other. So
+// that both are of one delivery, [Consumers.InTurn] has a newer one wait until a
+// proof shows that they are read, and the consumer is told when no delivery is half
+// made. Neither waits for long.
+//
 // # A consumer that does not run
 //
 // A consumer that is stopped has nothing to reload, and reads its files when it

@@ -34,6 +34,7 @@ func TestFiguresReloads(t *testing.T) {
 		all = append(all, counting(fmt.Sprintf("app%d", i), &reloads[i], nil, targets...))
 	}
 	var cs *Consumers
+	cfg.InTurn = func(targets []string, deliver func([]string)) { cs.InTurn(targets, deliver) }
 	cfg.Writing = func(ds []files.Delivery) error { return cs.Writing(changesOf(ds)) }
 	cfg.Written = func(ds []files.Delivery) { cs.Written(changesOf(ds)) }
 	fs, err := files.New(cfg)
@@ -65,7 +66,9 @@ func TestFiguresReloads(t *testing.T) {
 			}
 			return true
 		})
-		rows = append(rows, fmt.Sprintf("1,000 changed files of 10 consumers, round %d | 10 reloads; delivered in %v, %d writes to the queue | one reload per consumer",
+		const row = "1,000 changed files of 10 consumers, round %d | 10 reloads; delivered in %v with the time to read the last, " +
+			"%d writes to the queue | one reload per consumer"
+		rows = append(rows, fmt.Sprintf(row,
 			round+1, took.Round(time.Millisecond), store.saves-before))
 	}
 	eventually(t, 30*time.Second, "nothing is pending", func() bool {

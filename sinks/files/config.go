@@ -101,6 +101,11 @@ func (d Drift) String() string {
 type Config struct {
 	Files []File
 	Sets  []Set
+	// InTurn is called when targets are to be given a newer version, before any of
+	// them is locked. It has all of them delivered, each once, in as many parts as
+	// it likes and when it likes: somebody may be reading them. Nothing else waits:
+	// no first delivery, no withdrawal, no repair, no second try. It may be nil.
+	InTurn func(targets []string, deliver func(targets []string))
 	// Writing is called before targets are replaced, with all that one change
 	// of an item replaces; an error keeps that from happening. What has to
 	// follow even after a crash, such as a reload, is noted here. It may be nil.

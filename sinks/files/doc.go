@@ -39,5 +39,5 @@
 // All methods may be called from several goroutines. Files of different items
 // do not wait for each other, nor do the checks of different directories, and
 // [Files.Status] waits for nobody. The hooks are called with their targets locked and
-// must not call Files.
+// must not call Files, except InTurn, which is called with none.
 package files

@@ -87,6 +87,7 @@ func TestFiguresThousandFiles(t *testing.T) {
 		cfg.Files = append(cfg.Files, File{Path: filepath.Join(dir, fmt.Sprintf("f%04d", i)), Secret: "db", Template: fmt.Sprintf("%d {{ .fields.password }}", i), Mode: 0o640})
 	}
 	var calls, events int
+	cfg.InTurn = func(targets []string, deliver func([]string)) { deliver(targets) }
 	cfg.Writing = func(ds []Delivery) error { calls++; events += len(ds); return nil }
 	f, err := New(cfg)
 	if err != nil {

@@ -6,6 +6,8 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -17,11 +19,17 @@ import (
 type Files struct {
 	cfg     Config
 	targets map[string]*target // by path
-	users   map[ref][]*target  // by item, in the order of their paths
+	users   map[ref]*users     // by item
 	trusted map[uint32]bool    // users who could replace the agent anyway
 	wake    chan struct{}      // something became due
 	slow    time.Duration      // how often all are looked at, whatever happens
 	memory  *memory
+}
+
+// users are the targets of an item.
+type users struct {
+	targets []*target    // in the order of their paths
+	words   atomic.Int64 // how often it was published or withdrawn; the last word counts
 }
 
 // New checks the configuration, reporting all faults at once. It writes nothing,
@@ -30,7 +38,8 @@ func New(cfg Config) (*Files, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	fs := &Files{cfg: cfg, targets: map[string]*target{}, users: map[ref][]*target{}, trusted: ownersAbove(cfg.Trusted), wake: make(chan struct{}, 1), slow: slowCheck}
+	fs := &Files{cfg: cfg, targets: map[string]*target{}, users: map[ref]*users{}, trusted: ownersAbove(cfg.Trusted),
+		wake: make(chan struct{}, 1), slow: slowCheck}
 	var bad []error
 	add := func(t *target, err error) {
 		if err == nil && fs.targets[t.path] != nil {
@@ -56,7 +65,10 @@ func New(cfg Config) (*Files, error) {
 		t.fs = fs
 		t.show()
 		for _, r := range t.needs() {
-			fs.users[r] = append(fs.users[r], t)
+			if fs.users[r] == nil {
+				fs.users[r] = &users{}
+			}
+			fs.users[r].targets = append(fs.users[r].targets, t)
 		}
 	}
 	return fs, nil
@@ -90,7 +102,42 @@ func (fs *Files) PublishCertificate(c *sinks.Certificate) error {
 }
 
 func (fs *Files) publish(r ref, it item) error {
-	return fs.apply(fs.users[r], func(t *target) { t.give(r, it) })
+	u := fs.users[r]
+	if u == nil {
+		return nil
+	}
+	word := u.words.Add(1)
+	give := func(t *target) {
+		if u.words.Load() == word { // nothing else came while this waited
+			t.give(r, it)
+		}
+	}
+	if fs.cfg.InTurn == nil || !slices.ContainsFunc(u.targets, func(t *target) bool { return t.renews(r, it) }) {
+		return fs.apply(u.targets, give)
+	}
+	return fs.applyInTurn(u.targets, give)
+}
+
+// applyInTurn is apply as Config.InTurn lets it be made.
+func (fs *Files) applyInTurn(targets []*target, change func(*target)) error {
+	paths := make([]string, len(targets))
+	for i, t := range targets {
+		paths[i] = t.path
+	}
+	var mu sync.Mutex
+	var errs []error
+	fs.cfg.InTurn(paths, func(part []string) {
+		ts := make([]*target, len(part))
+		for i, path := range part {
+			ts[i] = fs.targets[path]
+		}
+		slices.SortFunc(ts, byPath)
+		err := fs.apply(ts, change)
+		mu.Lock()
+		defer mu.Unlock()
+		errs = append(errs, err)
+	})
+	return errors.Join(errs...)
 }
 
 // WithdrawSecret removes the files of a secret that its upstream refuses: its
@@ -98,7 +145,12 @@ func (fs *Files) publish(r ref, it item) error {
 // remove what could not be.
 func (fs *Files) WithdrawSecret(name string) error {
 	r := secretRef(name)
-	return fs.apply(fs.users[r], func(t *target) { t.take(r) })
+	u := fs.users[r]
+	if u == nil {
+		return nil
+	}
+	u.words.Add(1)
+	return fs.apply(u.targets, func(t *target) { t.take(r) })
 }
 
 // check looks whether a target is as it should be.

@@ -98,6 +98,14 @@ func (t *target) needs() []ref {
 	return slices.Compact(all)
 }
 
+// renews reports whether an item is another version of what the target was given.
+func (t *target) renews(r ref, it item) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	had, ok := t.items[r]
+	return ok && had.version() != it.version()
+}
+
 // give makes an item what should be in the target.
 func (t *target) give(r ref, it item) {
 	old, had := t.items[r]
