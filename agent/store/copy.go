@@ -11,10 +11,13 @@ import (
 const copySuffix = ".copy"
 
 // Copy keeps a second copy of the file as it is now, for Open to go on from if
-// the file is found damaged. What was written after it is lost then.
+// the file is found damaged. What was written after it is lost then. It may be
+// called by many at once: the copy is of after the call began, and whole.
 func (s *Store) Copy() error {
+	s.copying.Lock()
+	defer s.copying.Unlock()
 	fail := func(err error) error { return &Error{Op: "copy", Path: s.path, Err: plain(plainPath(err))} }
-	temp := s.path + copySuffix + ".new" // nobody else writes here: the directory is locked
+	temp := s.path + copySuffix + ".new" // nobody else writes here: the directory is locked, and so is copying
 	if err := os.Remove(temp); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fail(err)
 	}

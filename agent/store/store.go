@@ -24,6 +24,8 @@ type Store struct {
 	lock   *os.File
 	damage *Damage
 
+	copying sync.Mutex // held while the copy is made
+
 	writes  chan write
 	closing chan struct{} // closed by Close
 	written chan struct{} // closed when the writer has ended
