@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -164,4 +165,21 @@ func TestTwoKeysUnderOneID(t *testing.T) {
 	}
 	goesOn(t, token, "signing", func() error { return signOnce(key) })
 	nothingUnexplained(t, token)
+}
+
+// A second public half under the ID of ours is told as what it is, not as a key that
+// has to be made anew.
+func TestTwoPublicHalvesUnderOneID(t *testing.T) {
+	t.Parallel()
+	s, ledger, guard := fresh(t)
+	token, stop := open(t, s.Config(ledger, guard))
+	host := newKey(t, token, "host", hsm.ECDSAP256).Info()
+	stop()
+	s.Tool("--write-object", newStranger(t).public, "--type", "pubkey", "--label", "theirs", "--id", host.ID)
+	token, _ = open(t, s.Config(ledger, guard))
+	_, err := token.Key(t.Context(), host.ID)
+	var e *hsm.Error
+	if !errors.As(err, &e) || e.Name != "KEY_AMBIGUOUS" || !strings.Contains(e.Hint(), "remove the one that is not ours") {
+		t.Errorf("got %v, want KEY_AMBIGUOUS with its hint", err)
+	}
 }

@@ -294,7 +294,7 @@ func (t *Token) whole(k LedgerKey, f *wire.Found) (*Key, error) {
 	switch {
 	case f.Unreadable > 0:
 		return nil, untrusted("%d objects cannot be read", f.Unreadable)
-	case f.Private+f.Secret > 1:
+	case f.Private+f.Secret > 1, f.Public > 1:
 		return nil, &wire.Error{Name: wire.KeyAmbiguous, Text: "the token has " + contents(*f) + " with its ID"}
 	case k.Type == sealAES && (f.Secret != 1 || f.Private+f.Public > 0):
 		return nil, untrusted("the token has %d secret keys with its ID", f.Secret)
