@@ -195,7 +195,7 @@ func TestOthersHalfUnderOurID(t *testing.T) {
 	s.Tool("--write-object", other.public, "--type", "pubkey", "--id", host.ID, "--label", "theirs")
 	before := files(t, s)
 	token, _ = open(t, s.Config(ledger, guard))
-	if _, err := token.Key(t.Context(), host.ID); !errors.Is(err, hsm.ErrUntrusted) || !strings.Contains(err.Error(), "1 private and 2 public halves") {
+	if _, err := token.Key(t.Context(), host.ID); !errors.Is(err, hsm.ErrUntrusted) || !strings.Contains(err.Error(), "2 times public key") {
 		t.Errorf("with their public key: %v, want ErrUntrusted", err)
 	}
 	nothingUnexplainedBut(t, token, "host#1 private key, 2 times public key, 2 times certificate with the ID of our key host#1")
