@@ -36,6 +36,11 @@ func (b backend) Doctor(ctx context.Context) any {
 	for _, name := range slices.Sorted(maps.Keys(b.tokens)) {
 		d.Checks = append(d.Checks, checkToken(ctx, name, b.tokens[name])...)
 	}
+	state := Check{Name: "state", Status: checkOK, Detail: "open"}
+	if err := b.notOpen(); err != nil {
+		state = failedCheck(state.Name, err)
+	}
+	d.Checks = append(d.Checks, state)
 	for _, name := range slices.Sorted(maps.Keys(b.services)) {
 		d.Checks = append(d.Checks, b.services[name].check(ctx)...)
 	}

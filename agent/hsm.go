@@ -103,7 +103,15 @@ func (b backend) Key(ctx context.Context, name string) (socket.KeyInfo, error) {
 		return info, problem(err)
 	}
 	info.Algorithm, info.Attributes = string(k.typ), maps.Clone(got.Attributes)
-	info.Attributes["audit"] = auditOf(got.Audit)
+	audit := auditOf(got.Audit)
+	if got.Unfit != nil {
+		why := got.Unfit
+		if e, ok := errors.AsType[*hsm.Error](why); ok {
+			why = e.Err
+		}
+		audit.Passed, audit.Findings = false, append(audit.Findings, why.Error())
+	}
+	info.Attributes["audit"] = audit
 	if got.Public != nil {
 		info.PublicKey, err = pemOf(got.Public)
 	}
@@ -132,19 +140,34 @@ type object struct {
 	What  string `json:"what"`
 }
 
-// Objects is for socket.Backend.
+// skipped is a token that could not be looked at.
+type skipped struct {
+	Token string `json:"token"`
+	Error string `json:"error"`
+	Hint  string `json:"hint,omitempty"`
+}
+
+// Objects is for socket.Backend. A token that cannot be looked at hides no other,
+// and is the answer if there is no other.
 func (b backend) Objects(ctx context.Context) (any, error) {
 	answer := struct {
-		Objects []object `json:"objects"`
-	}{[]object{}}
+		Objects []object  `json:"objects"`
+		Skipped []skipped `json:"skipped,omitempty"`
+	}{Objects: []object{}}
+	var last error
 	for _, name := range slices.Sorted(maps.Keys(b.tokens)) {
 		unknown, err := b.tokens[name].Unknown(ctx)
 		if err != nil {
-			return nil, problem(err)
+			last = err
+			answer.Skipped = append(answer.Skipped, skipped{name, err.Error(), hintOf(err)})
+			continue
 		}
 		for _, u := range unknown {
 			answer.Objects = append(answer.Objects, object{name, u.ID, u.Label, u.What})
 		}
+	}
+	if len(answer.Skipped) == len(b.tokens) {
+		return nil, problem(last)
 	}
 	return answer, nil
 }
@@ -243,15 +266,37 @@ func checkToken(ctx context.Context, name string, t *hsm.Token) []Check {
 			Hint: "what the module cannot do is only a trouble where the configuration asks for it"})
 	}
 	for _, w := range st.Warnings {
-		checks = append(checks, Check{Name: c.Name + " warning", Status: checkWarning, Detail: w})
+		text, hint, _ := strings.Cut(w, "; ")
+		checks = append(checks, Check{Name: c.Name + " warning", Status: checkWarning, Detail: text, Hint: hint})
 	}
 	objects := checkObjects(ctx, c.Name+" objects", t)
-	if lost := t.Status().Lost; len(lost) > 0 { // it was looked for with the objects
-		checks = append(checks, Check{Name: c.Name + " keys", Status: checkFailed,
-			Detail: "not on the token, though the ledger has them: " + strings.Join(lost, ", "),
-			Hint:   "if the token was restored from an old copy, restore a newer one; otherwise `signet rotate`"})
-	}
+	checks = append(checks, checkKeys(ctx, c.Name, t)...)
 	return append(checks, objects)
+}
+
+// checkKeys tries the keys in use. Which are lost is known from when the objects
+// were looked at.
+func checkKeys(ctx context.Context, token string, t *hsm.Token) []Check {
+	keys := Check{Name: token + " keys", Status: checkOK, Detail: "all in use work"}
+	if lost := t.Status().Lost; len(lost) > 0 {
+		keys.Status, keys.Detail = checkFailed, "not on the token, though the ledger has them: "+strings.Join(lost, ", ")
+		keys.Hint = "if the token was restored from an old copy, restore a newer one; otherwise `signet rotate`"
+	}
+	unfit, err := t.Unfit(ctx)
+	if err != nil {
+		keys = failedCheck(keys.Name, err)
+	} else if len(unfit) > 0 && keys.Status == checkOK {
+		keys.Status, keys.Detail = checkFailed, fmt.Sprintf("%d cannot be used", len(unfit))
+	}
+	checks := []Check{keys}
+	for _, fault := range unfit {
+		name := keys.Name
+		if e, ok := errors.AsType[*hsm.Error](fault); ok {
+			name = token + " key " + e.Key
+		}
+		checks = append(checks, failedCheck(name, fault))
+	}
+	return checks
 }
 
 // maxNamed is how many unknown objects a check names.

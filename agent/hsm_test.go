@@ -118,20 +118,6 @@ func eventually(t *testing.T, what string, good func() error) {
 
 func all(string) bool { return true }
 
-// TestKeysOfATokenThatIsAwayHideNoOthers holds that the list of keys goes on
-// without a token that is closed.
-func TestKeysOfATokenThatIsAwayHideNoOthers(t *testing.T) {
-	s := hsmtest.New(t) // "spare" is not made
-	b := backend{running(t, twoTokens(t, s))}
-	eventually(t, "keys", func() error {
-		keys, err := b.Keys(all)
-		if err == nil && (len(keys) != 1 || keys[0].Name != "host") {
-			err = fmt.Errorf("keys %v", keys)
-		}
-		return err
-	})
-}
-
 // TestIdentitiesOnTwoTokens holds that an identity's key is on the token that it
 // names, that a token which is closed makes its own keys unavailable and no
 // others, and that the certificate is put beside the key where that is wanted.

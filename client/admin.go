@@ -174,13 +174,34 @@ type Object struct {
 	What  string `json:"what"` // such as "private key, public key"
 }
 
+// An ObjectList is what is on the tokens and is not the agent's.
+type ObjectList struct {
+	Objects []*Object       `json:"objects"`
+	Skipped []*SkippedToken `json:"skipped,omitempty"`
+}
+
+// A SkippedToken is one that the agent could not look at.
+type SkippedToken struct {
+	Token string `json:"token"`
+	Error string `json:"error"`
+	Hint  string `json:"hint,omitempty"` // what somebody can do about it
+}
+
 // Objects lists what is on the tokens and is not the agent's. It is left alone.
+// Tokens that could not be looked at are left out; ListObjects names them.
 func (c *Client) Objects(ctx context.Context) ([]*Object, error) {
-	var list struct {
-		Objects []*Object `json:"objects"`
+	list, err := c.ListObjects(ctx)
+	if err != nil {
+		return nil, err
 	}
-	err := c.read(ctx, call{method: http.MethodGet, path: "/v1/objects", what: "objects"}, &list)
-	return list.Objects, err
+	return list.Objects, nil
+}
+
+// ListObjects is Objects with the tokens that could not be looked at.
+func (c *Client) ListObjects(ctx context.Context) (*ObjectList, error) {
+	list := new(ObjectList)
+	err := c.read(ctx, call{method: http.MethodGet, path: "/v1/objects", what: "objects"}, list)
+	return list, err
 }
 
 // ClearPINGuard has the agent try a PIN once more that a token refused. It

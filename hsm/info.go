@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -19,6 +20,9 @@ type KeyInfo struct {
 	SPKI       []byte
 	Attributes map[string]any // CKA_... as the module states them; nil where it does not
 	Audit      Audit
+	// Unfit is why an agent that is started now would not use the key, whatever its
+	// audit says: such as that half of it is gone. It is nil if it would.
+	Unfit error
 	// Certificate is the one stored beside the key, in DER; nil if none is.
 	Certificate []byte
 }
@@ -48,6 +52,9 @@ func (t *Token) Info(ctx context.Context, id string) (KeyInfo, error) {
 		return info, t.fail("show", k.String(), ErrKeyLost)
 	}
 	info.SPKI, info.Certificate = f.SPKI, f.Certificate
+	if _, err := t.whole(k, f); err != nil {
+		info.Unfit = t.fail("check", k.String(), err)
+	}
 	if len(f.SPKI) > 0 {
 		if info.Public, err = x509.ParsePKIXPublicKey(f.SPKI); err != nil {
 			return info, t.fail("show", k.String(), err)
@@ -191,6 +198,46 @@ func (t *Token) Unknown(ctx context.Context) ([]Object, error) {
 	return out, nil
 }
 
+// Unfit tries every key in use, and says of each that cannot be used, or could not
+// by an agent that is started now, why. Keys that are lost are in the Status.
+func (t *Token) Unfit(ctx context.Context) (faults []error, err error) {
+	listed, err := t.list(ctx)
+	if err != nil {
+		return nil, err
+	}
+	halves := map[string]wire.Found{}
+	for _, f := range listed.Found {
+		halves[f.ID] = f
+	}
+	for _, k := range alive(t.Keys()) {
+		fault := t.try(ctx, k)
+		switch f := halves[k.ID]; {
+		case fault == nil && f.Private > 0 && f.Public == 0:
+			fault = t.fail("check", k.String(), untrusted("its public half is gone; it is used until the agent is started anew, and not after"))
+		case fault == nil || errors.Is(fault, ErrKeyLost):
+			continue
+		case errors.Is(fault, ErrClosed) || errors.Is(fault, ErrDeadline) || errors.Is(fault, errLost):
+			return faults, fault // which says nothing about the key
+		}
+		if now, err := t.ledgerKey("check", k.ID); err == nil && now.alive() { // not destroyed meanwhile
+			faults = append(faults, fault)
+		}
+	}
+	return faults, nil
+}
+
+// try uses a key.
+func (t *Token) try(ctx context.Context, k LedgerKey) error {
+	key, err := t.Key(ctx, k.ID)
+	if err != nil {
+		return err
+	}
+	if k.Type.seals() {
+		return t.trySeal(ctx, key)
+	}
+	return trySign(ctx, key)
+}
+
 func contents(f wire.Found) string {
 	s := ""
 	for _, c := range []struct {
@@ -308,9 +355,16 @@ func offers(o *wire.Opened, n need, size uint) bool {
 	return false
 }
 
-// warnings are what an operator should know of a token that is open.
+// warnings are what an operator should know of a token that is open; what to do about
+// it comes after "; ".
 func (t *Token) warnings(o *wire.Opened) []string {
 	w := slices.Clone(o.Warnings)
+	if o.Flags&wire.FlagWriteProtected != 0 {
+		w = append(w, "the token is read-only: keys that are there work, new ones cannot be made; let it be written to before a key is due for rotation")
+	}
+	if o.Flags&wire.FlagPINToBeChanged != 0 {
+		w = append(w, "the token wants its PIN changed; set a new one with the vendor's tool and write it where hsm.pin says")
+	}
 	if t.cfg.Lenient {
 		w = append(w, "hsm.audit is lenient: keys are used even if the module would wrap them out")
 	}
@@ -338,12 +392,6 @@ func limits(o *wire.Opened) []string {
 	}
 	if quirkOf(o).stale {
 		out = append(out, "keys that other programs make or delete show only after the worker was started anew")
-	}
-	if o.Flags&wire.FlagWriteProtected != 0 {
-		out = append(out, "the token is read-only: no new keys")
-	}
-	if o.Flags&wire.FlagPINToBeChanged != 0 {
-		out = append(out, "the token wants its PIN changed")
 	}
 	return out
 }

@@ -9,7 +9,6 @@ import (
 	"crypto/sha256"
 	"crypto/sha512"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"hash"
 	"io"
@@ -43,14 +42,18 @@ func newKey(p *program) *cobra.Command {
 
 // newKeyList is `signet key list`.
 func newKeyList(p *program) *cobra.Command {
-	var asJSON bool
+	var asJSON, objects bool
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List the keys that the caller may use",
 		Long: `List the keys that the caller may use. Administrators are also told what is on the
-tokens and is not the agent's; it is left alone.`,
+tokens and is not the agent's; it is left alone. In JSON there are the keys alone, or
+with --objects the rest alone.`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if objects {
+				return p.listObjects(cmd.Context(), asJSON)
+			}
 			keys, err := p.agent().Keys(cmd.Context())
 			if err != nil {
 				return err
@@ -64,34 +67,49 @@ tokens and is not the agent's; it is left alone.`,
 			}
 			var out bytes.Buffer
 			table(&out, rows)
-			if err := p.listObjects(cmd.Context(), &out); err != nil {
+			if _, err = p.stdout.Write(out.Bytes()); err != nil {
 				return err
 			}
-			_, err = p.stdout.Write(out.Bytes())
+			err = p.listObjects(cmd.Context(), false)
+			if client.CodeOf(err) == client.Denied {
+				return nil // it is for administrators
+			}
 			return err
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.Flags().BoolVar(&objects, "objects", false, "list only what is on the tokens and is not the agent's")
 	return cmd
 }
 
-// listObjects adds what is on the tokens and is not the agent's, if the caller
-// may know of it.
-func (p *program) listObjects(ctx context.Context, out *bytes.Buffer) error {
-	objects, err := p.agent().Objects(ctx)
-	if e, ok := errors.AsType[*client.Error](err); ok && e.Code == client.Denied {
-		return nil
-	}
-	if err != nil || len(objects) == 0 {
+// listObjects prints what is on the tokens and is not the agent's. A token that
+// cannot be looked at is told of beside it.
+func (p *program) listObjects(ctx context.Context, asJSON bool) error {
+	list, err := p.agent().ListObjects(ctx)
+	if err != nil {
 		return err
 	}
-	out.WriteString("\nnot the agent's, and left alone:\n")
-	rows := [][]string{{"TOKEN", "ID", "LABEL", "WHAT"}}
-	for _, o := range objects {
-		rows = append(rows, []string{o.Token, o.ID, o.Label, o.What})
+	if asJSON {
+		return printJSON(p.stdout, list)
 	}
-	table(out, rows)
-	return nil
+	var out bytes.Buffer
+	if len(list.Objects) > 0 {
+		out.WriteString("\nnot the agent's, and left alone:\n")
+		rows := [][]string{{"TOKEN", "ID", "LABEL", "WHAT"}}
+		for _, o := range list.Objects {
+			rows = append(rows, []string{o.Token, o.ID, o.Label, o.What})
+		}
+		table(&out, rows)
+	}
+	_, err = p.stdout.Write(out.Bytes())
+	for _, s := range list.Skipped {
+		line := fmt.Sprintf("signet: warning: token %q was not looked at: %s", s.Token, s.Error)
+		if s.Hint != "" {
+			line += "; " + s.Hint
+		}
+		_, _ = fmt.Fprintln(p.stderr, printable(line))
+	}
+	return err
 }
 
 // newKeyShow is `signet key show`.
@@ -254,6 +272,10 @@ func publicKey(ctx context.Context, agent *client.Client, name string) (crypto.P
 	k, err := agent.Key(ctx, name)
 	if err != nil {
 		return nil, err
+	}
+	if k.PublicKey == "" {
+		return nil, &client.Error{What: fmt.Sprintf("key %q", name), Code: client.Unavailable, Detail: "the token has no public half of it, so it cannot be used",
+			Hint: fmt.Sprintf("`signet key show %[1]s` tells what is wrong; restore what was deleted, or make a new key: `signet rotate %[1]s`", name)}
 	}
 	return k.Public()
 }

@@ -60,7 +60,7 @@ func readPINFile(name string) (pin []byte, warning string, err error) {
 	}
 	defer f.Close()
 	if st, err := f.Stat(); err == nil && st.Mode().IsRegular() && st.Mode().Perm()&0o007 != 0 {
-		warning = fmt.Sprintf("PIN file %s has mode %#o: everyone may read it", name, st.Mode().Perm())
+		warning = fmt.Sprintf("PIN file %s has mode %#o: everyone may read it; take that from them: chmod o= on it", name, st.Mode().Perm())
 	}
 	pin, err = io.ReadAll(io.LimitReader(f, maxPIN+3))
 	return pin, warning, err
