@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -190,4 +191,76 @@ func TestEventsDoNotHastenTheNextTry(t *testing.T) {
 			}
 		}
 	}
+}
+
+// What is not a mount any more is replaced as a whole again, also where it was
+// removed meanwhile, and rolled back like that.
+func TestUnmountedIsNotWrittenInPlace(t *testing.T) {
+	dir := tempDir(t)
+	behind, path := filepath.Join(tempDir(t), "behind"), filepath.Join(dir, "pw")
+	if err := errors.Join(os.WriteFile(behind, []byte("by hand"), 0o600), os.WriteFile(path, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount(behind, path, "", unix.MS_BIND, ""); err != nil {
+		t.Skipf("no bind mounts: %v", err)
+	}
+	unmount := sync.OnceValue(func() error { return unix.Unmount(path, unix.MNT_DETACH) })
+	defer unmount()
+	f, err := New(Config{Files: []File{{Path: path, Secret: "db", Field: "password", KeepPrevious: true}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.PublishSecret(db("1", "first")); err != nil || !holds(behind, "first", 0o600) {
+		t.Fatalf("not written in place: %v", err)
+	}
+	if err := errors.Join(unmount(), os.WriteFile(filepath.Join(dir, markPrefix+"pw"), nil, 0o600)); err != nil { // as of a write that failed
+		t.Fatal(err)
+	}
+	publish := func(version, content string) {
+		t.Helper()
+		var was, is unix.Stat_t
+		_ = unix.Stat(path, &was)
+		if err := f.PublishSecret(db(version, content)); err != nil || !holds(path, content, 0o600) {
+			t.Fatalf("%s: not written: %v", content, err)
+		}
+		if err := unix.Stat(path, &is); err != nil || is.Ino == was.Ino {
+			t.Errorf("%s: written in place, %v", content, err)
+		}
+	}
+	publish("2", "second")
+	publish("3", "third")
+	if _, err := os.Lstat(filepath.Join(dir, markPrefix+"pw")); err == nil {
+		t.Error("the marker is still there")
+	}
+	if err := f.Rollback(path); err != nil || !holds(path, "second", 0o600) {
+		t.Errorf("not rolled back: %v", err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	publish("4", "fourth")
+	if !holds(behind, "first", 0o600) {
+		t.Error("what was mounted was written to")
+	}
+}
+
+// What was a mount and is gone is put there again.
+func TestUnmountedAndRemovedComesBack(t *testing.T) {
+	path := filepath.Join(tempDir(t), "pw")
+	behind := filepath.Join(tempDir(t), "behind")
+	if err := errors.Join(os.WriteFile(behind, nil, 0o600), os.WriteFile(path, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount(behind, path, "", unix.MS_BIND, ""); err != nil {
+		t.Skipf("no bind mounts: %v", err)
+	}
+	r := start(t, File{Path: path, Secret: "db", Field: "password"})
+	err := r.PublishSecret(db("1", "first"))
+	if err := errors.Join(err, unix.Unmount(path, unix.MNT_DETACH)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	eventually(t, 5*time.Second, "the file", func() bool { return holds(path, "first", 0o600) })
 }

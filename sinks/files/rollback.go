@@ -66,7 +66,7 @@ func (t *target) rollbackFile(d *dir) error {
 	if err != nil {
 		return err
 	}
-	if t.inPlace || d.isMount(t.base) {
+	if d.isMount(t.base) {
 		old, err := d.read(prev, maxRead)
 		if err != nil {
 			return cause(err)

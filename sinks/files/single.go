@@ -24,8 +24,14 @@ func (t *target) write(b *batch, j *job) error {
 
 func (t *target) writeFile(b *batch, j *job) (st unix.Stat_t, err error) {
 	e, m, n := t.entries[0], j.models[0], j.delivery.Generation
-	if t.inPlace {
+	if t.inPlace && j.d.isMount(t.base) {
 		return t.writeInPlace(b, j)
+	}
+	if t.inPlace { // it was unmounted
+		if err := j.d.removeMark(t.base); err != nil {
+			return st, err
+		}
+		t.inPlace = false
 	}
 	if e.KeepPrevious && !j.drift {
 		var unkept error

@@ -37,7 +37,7 @@ type target struct {
 	held       bool            // guarded by mu: rolled back, and kept so
 	back       []model         // guarded by mu: what the roll-back has put back; nil if that is not known yet
 	heldFrom   string          // guarded by mu: what was wanted then
-	inPlace    bool            // guarded by mu: it cannot be renamed onto
+	inPlace    bool            // guarded by mu: it was a mount when it was last written
 	reported   string          // guarded by mu: the drift that was told and is not repaired yet
 	repaired   time.Time       // guarded by mu: when a drift was last repaired
 	failures   int             // guarded by mu: in a row
