@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -114,6 +115,54 @@ func TestReadOnlyToken(t *testing.T) {
 	notMade(t, token, "late", "CKR_GENERAL_ERROR")
 	if err := signOnce(key); err != nil {
 		t.Errorf("after a key could not be made: %v", err)
+	}
+}
+
+// TestWriteProtectedToken holds that a token on which no session may write, as PKCS#11
+// has it of a token that is write-protected, is opened all the same, that what it
+// has works, and that a new key is refused by a name until the token can be written to.
+func TestWriteProtectedToken(t *testing.T) {
+	t.Parallel()
+	s := hsmtest.NewShim(t)
+	ledger := &hsmtest.Ledger{}
+	token, stop := open(t, s.Config(ledger, nil))
+	host := newKey(t, token, "host", hsm.ECDSAP256)
+	blob, err := token.Wrap(t.Context(), []byte("data key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop()
+
+	s.Rules("C_OpenSession/writing 0 0xe2")
+	token, _ = open(t, s.Config(ledger, nil))
+	if w := token.Status().Warnings; len(w) != 1 || !strings.Contains(w[0], "read-only") {
+		t.Errorf("warnings %q", w)
+	}
+	key, err := token.Key(t.Context(), host.Info().ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := signOnce(key); err != nil {
+		t.Error(err)
+	}
+	if plain, err := token.Unwrap(t.Context(), blob); err != nil || string(plain) != "data key" {
+		t.Errorf("unsealed %q, %v", plain, err)
+	}
+	notMade(t, token, "late", "CKR_TOKEN_WRITE_PROTECTED")
+	if err := token.SetState(host.Info().ID, hsm.Retired); err != nil {
+		t.Fatal(err)
+	}
+	var e *hsm.Error
+	if err := token.Destroy(t.Context(), host.Info().ID); !errors.As(err, &e) || e.Name != "CKR_TOKEN_WRITE_PROTECTED" {
+		t.Errorf("destroying a key: %v", err)
+	}
+	s.Rules()
+	settle(t, token)
+	if err := token.Destroy(t.Context(), host.Info().ID); err != nil {
+		t.Error(err)
+	}
+	if n := token.Status().Restarts; n != 0 {
+		t.Errorf("that cost %d workers", n)
 	}
 }
 

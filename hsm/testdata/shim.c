@@ -8,7 +8,8 @@
  *             or the return value, as 0x30. With "once", a rule takes effect in
  *             one process only. C_Login/after is when the token has answered, and
  *             so is /after any function that begins an operation;
- *             CKA_0x180 is each reading of that attribute alone, of any NTH.
+ *             CKA_0x180 is each reading of that attribute alone, of any NTH;
+ *             C_OpenSession/writing is any that opens a session which may write.
  *   lockout   if it exists, three wrong PINs lock the token, for good; the count
  *             is kept in the file.
  *   flags     if it exists, its number is added to the flags of every token.
@@ -57,7 +58,7 @@ enum {
 enum { CKR_PIN_INCORRECT = 0xa0, CKR_PIN_LOCKED = 0xa4, CKR_SESSION_COUNT = 0xb1 };
 enum { FLAG_LOW = 0x10000, FLAG_FINAL = 0x20000, FLAG_LOCKED = 0x40000 };
 enum { SERIAL_OFFSET = 80, FLAGS_OFFSET = 96, MAX_SESSIONS_OFFSET = 104, MAX_WRITING_OFFSET = 120 }; /* in CK_TOKEN_INFO */
-enum { INIT_FLAGS = 4, CKF_OS_LOCKING_OK = 2 }; /* of CK_C_INITIALIZE_ARGS, after four pointers */
+enum { INIT_FLAGS = 4, CKF_OS_LOCKING_OK = 2, CKF_RW_SESSION = 2 }; /* of CK_C_INITIALIZE_ARGS, after four pointers */
 
 static functions *real, mine;
 static int calls[68];
@@ -209,6 +210,7 @@ static ck my_Finalize(void *a) {
 
 static ck my_OpenSession(ck slot, ck flags, void *data, void *notify, ck *session) {
 	ck rv = misbehave(OPENSESSION, "C_OpenSession");
+	if (rv == 0 && (flags & CKF_RW_SESSION) != 0) rv = obey("C_OpenSession/writing", 0);
 	if (rv != 0) return rv;
 	int most = number("sessions", -1), now = __sync_add_and_fetch(&opened, 1);
 	rv = most >= 0 && now > most ? CKR_SESSION_COUNT : ((ck(*)(ck, ck, void *, void *, ck *))real->fn[OPENSESSION])(slot, flags, data, notify, session);

@@ -27,6 +27,9 @@ func (m *module) storeCertificate(req wire.Certificate) error {
 	if err != nil {
 		return &wire.Error{Name: wire.BadRequest, Text: "store certificate: " + err.Error()}
 	}
+	if err := m.writable(); err != nil {
+		return wireError("store certificate", err)
+	}
 	old, err := m.search(pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_CERTIFICATE), pkcs11.NewAttribute(pkcs11.CKA_ID, id))
 	if err != nil {
 		return wireError("store certificate", err)

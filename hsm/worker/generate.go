@@ -25,6 +25,9 @@ func (m *module) generate(req wire.Generate) (*wire.Found, error) {
 	if !known {
 		return nil, &wire.Error{Name: wire.BadRequest, Text: fmt.Sprintf("generate key of type %q", req.Type)}
 	}
+	if err := m.writable(); err != nil {
+		return nil, wireError("generate key", err)
+	}
 	for w := m.habit.wording; ; w++ {
 		if err = m.generateAs(kind, id, req, w); err == nil {
 			m.habit.wording = w // what the library has taken once is what it is asked from now on
@@ -230,6 +233,9 @@ func templates(id []byte, req wire.Generate, w wording, publicFor, privateFor []
 // destroy removes the key with an ID, the private half last: should it be cut short,
 // what remains still says whose it is.
 func (m *module) destroy(req wire.Destroy) error {
+	if err := m.writable(); err != nil {
+		return wireError("destroy key", err)
+	}
 	for _, h := range req.Loose {
 		// Handles are good for the life of the process, but look again: only
 		// what is still without name and material may go by handle.

@@ -24,7 +24,7 @@ type module struct {
 	path string
 	c    capi
 	ctx  *pkcs11.Ctx
-	c11  *crypto11.Context // nil for a library that wants arguments, which it cannot give
+	c11  *crypto11.Context // nil for a library that wants arguments, which it cannot give, and for a token that is write-protected
 	args *reserved         // what the library is initialised with; nil for nothing
 	slot uint
 	info pkcs11.TokenInfo
@@ -34,7 +34,9 @@ type module struct {
 
 	gate gate // says that keys may have other handles
 
-	habit   habit                // what the library wants of templates
+	habit     habit // what the library wants of templates
+	protected bool  // no session could write when the token was opened; set before there are signers
+
 	admin   pkcs11.SessionHandle // of the goroutine that carries out all but signing
 	signers int                  // number of signing sessions
 	index   index
@@ -65,10 +67,18 @@ func open(req wire.Open) (*module, *wire.Opened, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if m.admin, err = m.session(); err != nil {
+	if m.admin, err = m.session(); isCKR(err, pkcs11.CKR_TOKEN_WRITE_PROTECTED) {
+		m.protected = true
+		m.admin, err = m.session()
+	}
+	if err != nil {
 		return nil, nil, wireError("open session", err)
 	}
-	if m.signers = signers(req.Sessions, m.info); m.signers < 1 {
+	states := m.info
+	if m.protected {
+		states.MaxRwSessionCount = unavailable // as no session of ours writes
+	}
+	if m.signers = signers(req.Sessions, states); m.signers < 1 {
 		return nil, nil, tooFewSessions(m.signers + crypto11Sessions + 1)
 	}
 	opened, err := m.describe()
@@ -94,11 +104,7 @@ func open(req wire.Open) (*module, *wire.Opened, error) {
 // objects at each.
 func (m *module) start(sel wire.Selector) error {
 	if m.args != nil {
-		if err := m.initialize(); err != nil {
-			return wireError("initialise module", err)
-		}
-		_, err := m.choose(sel)
-		return err
+		return m.startAlone(sel)
 	}
 	named := crypto11.Config{TokenSerial: sel.Serial}
 	if sel.Serial == "" {
@@ -107,6 +113,9 @@ func (m *module) start(sel wire.Selector) error {
 	err := m.hold(named)
 	if lack := (*wire.Error)(nil); errors.As(err, &lack) {
 		return lack
+	}
+	if isCKR(err, pkcs11.CKR_TOKEN_WRITE_PROTECTED) {
+		return m.startAlone(sel)
 	}
 	if err == nil {
 		first, err := m.choose(sel)
@@ -123,7 +132,9 @@ func (m *module) start(sel wire.Selector) error {
 		return wireError("find token", err)
 	}
 	slot := int(m.slot)
-	if err := m.hold(crypto11.Config{SlotNumber: &slot}); err != nil {
+	if err := m.hold(crypto11.Config{SlotNumber: &slot}); isCKR(err, pkcs11.CKR_TOKEN_WRITE_PROTECTED) {
+		return m.startAlone(sel)
+	} else if err != nil {
 		return wireError("open token", err)
 	}
 	if _, err := m.choose(sel); err != nil {
@@ -133,6 +144,16 @@ func (m *module) start(sel wire.Selector) error {
 		return &wire.Error{Name: "CKR_TOKEN_NOT_PRESENT", CKR: wire.CKRTokenNotPresent, Text: "open token: it changed while it was opened"}
 	}
 	return nil
+}
+
+// startAlone is start without crypto11, which can give a library no arguments, and
+// wants to write to every token.
+func (m *module) startAlone(sel wire.Selector) error {
+	if err := m.initialize(); err != nil {
+		return wireError("initialise module", err)
+	}
+	_, err := m.choose(sel)
+	return err
 }
 
 // hold has crypto11 initialise the library. It is told not to log in: it would
@@ -267,6 +288,9 @@ func (m *module) describe() (*wire.Opened, error) {
 	if info, err := m.ctx.GetInfo(); err == nil {
 		o.Library = fmt.Sprintf("%s %d.%d", info.LibraryDescription, info.LibraryVersion.Major, info.LibraryVersion.Minor)
 	}
+	if m.protected {
+		o.Flags |= wire.FlagWriteProtected
+	}
 	mechs, err := m.ctx.GetMechanismList(m.slot)
 	if err != nil {
 		return nil, wireError("list mechanisms", err)
@@ -314,7 +338,25 @@ func (m *module) login(req wire.Login) error {
 }
 
 func (m *module) session() (pkcs11.SessionHandle, error) {
+	if m.protected {
+		return m.ctx.OpenSession(m.slot, pkcs11.CKF_SERIAL_SESSION)
+	}
 	return m.ctx.OpenSession(m.slot, pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION)
+}
+
+// writable says why nothing can be changed on the token, if that is so. That a token
+// was protected when it was opened does not mean that it still is.
+func (m *module) writable() error {
+	if !m.protected {
+		return nil
+	}
+	s, err := m.ctx.OpenSession(m.slot, pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION)
+	if err != nil {
+		return err
+	}
+	_ = m.ctx.CloseSession(m.admin)
+	m.admin = s
+	return nil
 }
 
 // health asks whether the token still answers, is the same, and has the key
