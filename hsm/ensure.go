@@ -100,7 +100,7 @@ func (t *Token) make(ctx context.Context, k LedgerKey) (*Key, error) {
 		if key, err = t.makeOnce(ctx, k); err == nil {
 			return key, nil
 		}
-		if !errors.Is(err, errLost) || ctx.Err() != nil {
+		if !errors.Is(err, errLost) || errors.Is(err, ErrClosed) || ctx.Err() != nil {
 			return nil, err
 		}
 	}

@@ -33,6 +33,8 @@ var (
 	// errLost: the worker ended before it answered. It is not known whether the
 	// call was carried out.
 	errLost = errors.New("the worker ended before it answered")
+	// errStart: there is no worker.
+	errStart = errors.New("the worker cannot be started")
 )
 
 // An Error is a refusal by the token, its library, or this package.
@@ -76,6 +78,14 @@ func (e *Error) Hint() string {
 		return "if the token was restored from an old copy, restore a newer one; otherwise the item needs a new key: `signet rotate`"
 	case errors.Is(e, ErrUntrusted):
 		return "`signet key show` tells which check failed; the item needs a new key: `signet rotate`"
+	case errors.Is(e, errStart):
+		return "signet-hsm must be beside signet, or where hsm.worker says, be of the same version, and the user of signet may execute it"
+	case errors.Is(e, ErrDeadline):
+		return "see whether the vendor's tool reaches the token, and what its service logs; a module that only takes its time needs a longer hsm.timeout"
+	case errors.Is(e, errLost):
+		return "the vendor's library has crashed, or somebody has killed the worker; the log has what it said last, that of the kernel why. It is started anew by itself"
+	case errors.Is(e, ErrInvalid) && e.Op == "configure":
+		return "correct hsm: in the configuration; `signet check` shows the place"
 	}
 	return ""
 }

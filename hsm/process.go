@@ -107,7 +107,7 @@ func startProcess(path string, env []string, lanes int, log *slog.Logger) (*proc
 		socket.Close()
 		stderr.Close()
 		closeLanes(signing, nil)
-		return nil, fmt.Errorf("start worker: %w", err)
+		return nil, fmt.Errorf("%w: %w", errStart, err)
 	}
 	go logLines(stderr, log.With("worker_pid", cmd.Process.Pid))
 	go p.read()

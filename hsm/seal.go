@@ -133,7 +133,7 @@ func (t *Token) intendedSeal(ctx context.Context, keys []LedgerKey) (LedgerKey, 
 	if i := slices.IndexFunc(keys, func(k LedgerKey) bool { return k.State == Intended }); i >= 0 {
 		return keys[i], nil
 	}
-	if _, err := t.await(ctx); err != nil {
+	if _, err := t.await(ctx, time.Now().Add(t.cfg.Timeout)); err != nil {
 		return LedgerKey{}, t.fail("seal", "", err)
 	}
 	t.mu.Lock()

@@ -25,7 +25,7 @@ const sweepAfter = 2 * time.Second
 // because afterwards nothing would say whose they are. clean reports whether there
 // are none now.
 func (t *Token) sweep(ctx context.Context) (clean bool, err error) {
-	p, err := t.await(ctx)
+	p, err := t.await(ctx, time.Now().Add(t.cfg.Timeout))
 	if err != nil {
 		return false, t.fail("sweep", "", err)
 	}

@@ -262,9 +262,11 @@ func (t *Token) ClearPINGuard() (time.Time, error) {
 	return cleared, nil
 }
 
-// await returns the open worker, waiting while one is being replaced. A token
-// that cannot be opened is told at once.
-func (t *Token) await(ctx context.Context) (*process, error) {
+// await returns the open worker, waiting until the deadline while one is being
+// replaced. A token that cannot be opened is told at once.
+func (t *Token) await(ctx context.Context, deadline time.Time) (*process, error) {
+	ctx, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
 	for {
 		t.mu.Lock()
 		p, err, changed := t.cur, t.err, t.changed
@@ -280,15 +282,28 @@ func (t *Token) await(ctx context.Context) (*process, error) {
 			select {
 			case <-p.done:
 			case <-ctx.Done():
-				return nil, fmt.Errorf("%w: %w", ErrClosed, ctx.Err())
+				return nil, t.notYet(ctx)
 			}
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return nil, fmt.Errorf("%w: %w", ErrClosed, ctx.Err())
+			return nil, t.notYet(ctx)
 		}
 	}
+}
+
+// notYet is what those are told who have waited for a worker for as long as they may:
+// why the one before has ended, if there was one.
+func (t *Token) notYet(ctx context.Context) error {
+	why := t.Status().Err
+	switch {
+	case errors.Is(ctx.Err(), context.Canceled):
+		return fmt.Errorf("%w: %w", ErrClosed, ctx.Err())
+	case why == nil:
+		return fmt.Errorf("%w: it was not opened in time (%w)", ErrClosed, ErrDeadline)
+	}
+	return fmt.Errorf("%w: it was not opened again in time: %w", ErrClosed, why)
 }
 
 // A request is one call on the token.
@@ -316,8 +331,9 @@ func (t *Token) raw(ctx context.Context, r request) (reply []byte, err error) {
 	if timeout == 0 {
 		timeout = t.cfg.Timeout
 	}
+	deadline := time.Now().Add(t.cfg.Timeout) // for a worker to be there
 	for try := 1; ; try++ {
-		p, err := t.await(ctx)
+		p, err := t.await(ctx, deadline)
 		if err != nil {
 			return nil, t.fail(r.name, r.key, err)
 		}
@@ -348,10 +364,7 @@ func (t *Token) sign(ctx context.Context, k *Key, req *wire.Sign) (sig []byte, e
 	for try := 1; ; try++ {
 		p := t.inUse()
 		if p == nil {
-			within, cancel := context.WithDeadline(ctx, deadline)
-			p, err = t.await(within)
-			cancel()
-			if err != nil {
+			if p, err = t.await(ctx, deadline); err != nil {
 				return nil, t.fail("sign", k.info.String(), err)
 			}
 		}
