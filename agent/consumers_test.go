@@ -167,6 +167,59 @@ func TestFilesReloadTheirConsumers(t *testing.T) {
 	stop()
 }
 
+// Whoever corrects how a consumer is told has its files tried at once, though the
+// consumer has another name by that: it is called after its command, unit, pid file
+// or socket.
+func TestACorrectedReloadIsMadeAtOnce(t *testing.T) {
+	for wrong, reload := range map[string]config.Reload{
+		"command":  {Exec: []string{"/nonexistent/nginx", "-s", "reload"}},
+		"pid file": {Signal: config.SignalReload{PIDFile: "/proc/1/status"}},
+	} {
+		for _, previous := range []bool{false, true} {
+			t.Run(fmt.Sprintf("wrong %s, previous %v", wrong, previous), func(t *testing.T) {
+				correctReload(t, reload, previous)
+			})
+		}
+	}
+}
+
+// correctReload delivers with a reload that fails and corrects that, each with a
+// start of the agent as SIGHUP makes it.
+func correctReload(t *testing.T, wrong config.Reload, previous bool) {
+	dir, ca := t.TempDir(), newRecipeCA(t)
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	file, told := filepath.Join(dir, "password"), filepath.Join(dir, "told")
+	first, second := ca.issue(), ca.issue()
+	deliver := func(reload config.Reload, c *sinks.Certificate, state string) {
+		t.Helper()
+		f := config.File{Reload: reload}
+		f.Certificate, f.Format = "web", "pem-chain"
+		r := newConsumerRig(t, dir, f)
+		stop := r.run()
+		defer stop()
+		if err := r.files.PublishCertificate(c); err != nil {
+			t.Fatal(err)
+		}
+		r.await(state)
+	}
+	state := stateFailed
+	if previous {
+		deliver(config.Reload{Exec: []string{"true"}}, first, stateReloaded)
+		state = stateRolledBack
+	}
+	deliver(wrong, second, state)
+	deliver(config.Reload{Exec: []string{"cp", file, told}}, second, stateReloaded)
+	want, err := second.ChainPEM()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(told); err != nil || string(b) != string(want) {
+		t.Errorf("the consumer has read %q, %v", b, err)
+	}
+}
+
 // A certificate that a consumer has refused is not written again by each start of
 // the agent, but when the time for it has come or there is another.
 func TestARollBackOutlivesTheAgent(t *testing.T) {

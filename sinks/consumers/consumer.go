@@ -73,6 +73,9 @@ func (c *consumer) note(changes []Change) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if rec, dirty := c.rec.with(changes, time.Now()); dirty {
+		if rec.Many {
+			rec.Of = c.paths()
+		}
 		if err := c.save(rec); err != nil {
 			return err
 		}
@@ -224,6 +227,9 @@ func (c *consumer) recover() {
 		if _, anew := c.delivered[t]; !anew { // while it was looked for
 			c.delivered[t] = d
 		}
+	}
+	if c.rec.Pending && len(left)+len(c.rolledBack)+len(c.noted)+len(c.unwritten)+len(c.changed) == 0 {
+		c.keep(c.rec.settled(nil)) // a crash kept all of it from being written
 	}
 }
 

@@ -2,7 +2,6 @@ package consumers
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -37,8 +36,9 @@ type Status struct {
 	ProvenAt   time.Time
 }
 
-// New reads what an earlier run has left to do, and forgets consumers that are
-// not configured any more. It touches no file system that files are on.
+// New reads what an earlier run has left to do, also for consumers that are not
+// configured any more: who is told of the same targets now is told of that. It
+// touches no file system that files are on.
 func New(cfg Config) (*Consumers, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -50,33 +50,24 @@ func New(cfg Config) (*Consumers, error) {
 		cfg.Failed = func(Failure) {}
 	}
 	cs := &Consumers{cfg: cfg, owner: map[string]*consumer{}}
-	records, err := cfg.Store.Records(kind)
+	records, err := load(cfg.Store)
 	if err != nil {
 		return nil, fmt.Errorf("reload queue: %w", err)
 	}
 	for _, c := range cfg.Consumers {
-		own := &consumer{Consumer: c, cs: cs, wake: make(chan struct{}, 1),
+		own := &consumer{Consumer: c, cs: cs, wake: make(chan struct{}, 1), rec: records[c.Name],
 			noted: map[string]bool{}, unwritten: map[string]bool{}, changed: map[string]bool{}, delivered: map[string]delivery{}, rolledBack: map[string]bool{}}
-		if blob := records[c.Name]; blob != nil {
-			if err := json.Unmarshal(blob, &own.rec); err != nil { // of another version: better once too often than never
-				own.rec = record{Pending: true, Many: true}
-			}
-			if latest := time.Now().Add(longestBackoff); own.rec.RetryAt.After(latest) { // the clock was set back
-				own.rec.RetryAt = latest
-			}
-			own.earlier = own.rec
-			own.hold()
-			delete(records, c.Name)
-		}
 		cs.all = append(cs.all, own)
 		for _, t := range c.Targets {
 			cs.owner[t.Path] = own
 		}
 	}
-	for name := range records {
-		if err := cfg.Store.DeleteRecord(kind, name); err != nil {
-			return nil, fmt.Errorf("reload queue: %w", err)
-		}
+	if err := cs.handOver(records); err != nil {
+		return nil, fmt.Errorf("reload queue: %w", err)
+	}
+	for _, c := range cs.all {
+		c.earlier = c.rec
+		c.hold()
 	}
 	return cs, nil
 }

@@ -21,6 +21,9 @@ type record struct {
 	Targets map[string]written `json:"targets,omitempty"`
 	// Many says that there are more than it is worth to write down.
 	Many bool `json:"many,omitempty"`
+	// Of are all targets of the consumer, if there are Many: whose they are may be
+	// configured otherwise by the time they are looked at.
+	Of []string `json:"of,omitempty"`
 	// Leaves are the delivered certificates, by the hash of their DER.
 	Leaves map[string][]byte `json:"leaves,omitempty"`
 
@@ -62,7 +65,7 @@ func (r record) with(changes []Change, now time.Time) (record, bool) {
 			delete(r.RolledBack, ch.Target)
 			dirty = true
 		}
-		if r.Many {
+		if _, named := r.Targets[ch.Target]; r.Many && !named {
 			continue
 		}
 		w := written{Generation: ch.Generation}
