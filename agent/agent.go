@@ -154,7 +154,7 @@ func (a *Agent) makeTokens() error {
 			PIN:       hsm.PINSource{File: h.PIN.File, Credential: h.PIN.Credential, Env: h.PIN.Env},
 			NoSandbox: h.Sandbox == "off", Network: h.Network, Lenient: h.Audit == "lenient",
 			Sessions: h.SessionLimit(), Timeout: h.CallTimeout(), Log: a.log, Observe: a.metrics.hsmOperation,
-			Ledger: ledger{a.store}, Guard: a.store.Guard(name),
+			Ledger: ledger{a.store}, Guard: a.store.Guard(),
 		})
 	}
 	return nil

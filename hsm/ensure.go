@@ -27,13 +27,17 @@ const (
 
 // Ensure makes a reserved key if it is not there yet, checks it, and calls it
 // live. It may be repeated after any failure. A key that was live before is
-// never made anew: if it is gone, the error is [ErrKeyLost].
+// never made anew: if it is gone, the error is [ErrKeyLost]. One that was reserved on
+// another token is made on this.
 func (t *Token) Ensure(ctx context.Context, id string) (*Key, error) {
 	if err := t.making.Acquire(ctx, 1); err != nil {
 		return nil, t.fail("make", id, fmt.Errorf("%w: %w", ErrDeadline, err))
 	}
 	defer t.making.Release(1)
 	k, err := t.ledgerKey("make", id)
+	if errors.Is(err, ErrElsewhere) && k.State == Intended {
+		k, err = t.rename(k)
+	}
 	if err != nil {
 		return nil, err
 	}

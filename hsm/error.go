@@ -17,6 +17,9 @@ var (
 	ErrInvalid = errors.New("invalid request")
 	// ErrNoKey: the ledger knows no such key.
 	ErrNoKey = errors.New("no such key")
+	// ErrElsewhere: the ledger knows the key, and it is on another token than the one
+	// that was asked.
+	ErrElsewhere = errors.New("the key is on another token")
 	// ErrKeyLost: the ledger knows the key, and it is not on the token.
 	ErrKeyLost = errors.New("the key is not on the token")
 	// ErrUntrusted: the key failed its checks and is not used.
@@ -74,6 +77,8 @@ func (e *Error) Hint() string {
 		return h
 	}
 	switch {
+	case errors.Is(e, ErrElsewhere):
+		return "name that token under hsm: too, by any name: it is known by its serial number"
 	case errors.Is(e, ErrKeyLost):
 		return "if the token was restored from an old copy, restore a newer one; otherwise the item needs a new key: `signet rotate`"
 	case errors.Is(e, ErrUntrusted):
@@ -90,12 +95,15 @@ func (e *Error) Hint() string {
 	return ""
 }
 
+// tryAgain ends the hints of a PIN that is not tried again by itself.
+const tryAgain = "; the same one is tried again only by `signet doctor --clear-pin-guard`"
+
 var hints = map[string]string{
-	"CKR_PIN_INCORRECT":            "correct the PIN where hsm.pin says; this PIN is not tried again, because a few more tries would lock the token",
-	"CKR_PIN_INVALID":              "the PIN has characters that the token does not take; correct it where hsm.pin says",
-	"CKR_PIN_LEN_RANGE":            "the PIN is too short or too long for the token; correct it where hsm.pin says",
+	"CKR_PIN_INCORRECT":            "correct the PIN where hsm.pin says, or hsm.token if it is for another token; a few more tries would lock the token" + tryAgain,
+	"CKR_PIN_INVALID":              "the PIN has characters that the token does not take; correct it where hsm.pin says" + tryAgain,
+	"CKR_PIN_LEN_RANGE":            "the PIN is too short or too long for the token; correct it where hsm.pin says" + tryAgain,
 	"CKR_PIN_LOCKED":               "the token is locked; a security officer must set a new user PIN, then `signet doctor --clear-pin-guard`",
-	"CKR_PIN_EXPIRED":              "the PIN has expired; set a new one with the vendor's tool and write it where hsm.pin says",
+	"CKR_PIN_EXPIRED":              "the PIN has expired; set a new one with the vendor's tool and write it where hsm.pin says" + tryAgain,
 	"CKR_USER_PIN_NOT_INITIALIZED": "the token has no user PIN yet; a security officer must set one",
 	"CKR_DEVICE_ERROR":             "the token or the way to it does not work; see whether the vendor's tool reaches it, and what its service logs",
 	"CKR_DEVICE_REMOVED":           "put the token back, or start the service that reaches it",

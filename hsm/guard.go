@@ -1,9 +1,10 @@
 package hsm
 
 import (
-	"bytes"
+	"crypto/rand"
 	"errors"
-	"slices"
+	"fmt"
+	"maps"
 	"sync"
 
 	"github.com/signet-agent/signet/hsm/wire"
@@ -27,39 +28,52 @@ const (
 	tryingAgain = "TRYING_AGAIN"
 )
 
-// A login is the decision whether a PIN may be tried.
-type login struct {
-	salt, digest []byte // what the guard remembers; nil if nothing
-	reason       string
+// A Guard remembers which PINs must not be tried again, of each token by a digest of
+// the PIN. Tokens are told apart by what they say of themselves, whatever the
+// configuration calls them. It is durable when its methods return.
+type Guard interface {
+	// Salt is what goes into all digests, always the same.
+	Salt() ([]byte, error)
+	// Refused returns what SetRefused was last given for a PIN, or "".
+	Refused(token string, digest []byte) (reason string, err error)
+	// SetRefused remembers a PIN, or forgets it if there is no reason.
+	SetRefused(token string, digest []byte, reason string) error
+	// Clear forgets all PINs of a token.
+	Clear(token string) error
 }
 
-// remembered reads the guard.
-func (t *Token) remembered() (login, error) {
-	var l login
-	var err error
-	if l.salt, l.digest, l.reason, err = t.cfg.Guard.Refused(); err != nil {
-		return l, t.fail("read PIN guard", "", err)
-	}
-	return l, nil
-}
+// guarded is what a token is for the guard. The label goes with the serial number,
+// because some modules give all their tokens the same of those.
+func guarded(o *wire.Opened) string { return fmt.Sprintf("%q %q", o.Label, o.Serial) }
 
 // permit decides whether the PIN that was read may be tried, and writes down
 // that it is about to be.
-func (t *Token) permit(l login, o *wire.Opened, salt []byte) error {
+func (t *Token) permit(o *wire.Opened) error {
+	if t.pardon.Swap(false) {
+		if err := t.cfg.Guard.Clear(guarded(o)); err != nil {
+			t.pardon.Store(true)
+			return t.fail("clear PIN guard", "", err)
+		}
+		t.unknown.Store(false)
+	}
 	if o.Flags&wire.FlagPINLocked != 0 {
 		return &wire.Error{CKR: wire.CKRPINLocked, Name: "CKR_PIN_LOCKED", Text: "log in: not tried"}
 	}
 	if o.PINDigest == nil {
 		return nil // no PIN is asked for, or it is typed at the token, or it was accepted before by this token in this process
 	}
-	same := l.digest != nil && bytes.Equal(l.digest, o.PINDigest)
+	reason, err := t.cfg.Guard.Refused(guarded(o), o.PINDigest)
+	if err != nil {
+		return t.fail("read PIN guard", "", err)
+	}
+	same := reason != ""
 	unknown := t.unknown.Load()
 	next := trying
 	switch {
-	case same && l.reason == tryingAgain:
+	case reason == tryingAgain:
 		return &wire.Error{Name: wire.PINUnfinished, Text: "log in: not tried"}
-	case same && l.reason != trying:
-		return &wire.Error{CKR: pinRefusals[l.reason], Name: l.reason, Text: "log in: not tried again after it was refused"}
+	case same && reason != trying:
+		return &wire.Error{CKR: pinRefusals[reason], Name: reason, Text: fmt.Sprintf("log in: not tried again after token %s refused it", guarded(o))}
 	case o.Flags&wire.FlagPINFinalTry != 0:
 		return &wire.Error{Name: wire.PINFinalTry, Text: "log in: not tried"}
 	case unknown && o.Flags&wire.FlagPINCountLow != 0:
@@ -67,14 +81,14 @@ func (t *Token) permit(l login, o *wire.Opened, salt []byte) error {
 	case unknown, same:
 		next = tryingAgain
 	}
-	if err := t.cfg.Guard.SetRefused(salt, o.PINDigest, next); err != nil {
+	if err := t.cfg.Guard.SetRefused(guarded(o), o.PINDigest, next); err != nil {
 		return t.fail("write PIN guard", "", err)
 	}
 	return nil
 }
 
 // learn writes down what the token thought of the PIN.
-func (t *Token) learn(o *wire.Opened, salt []byte, outcome error) error {
+func (t *Token) learn(o *wire.Opened, outcome error) error {
 	if o.PINQuick == nil {
 		return outcome
 	}
@@ -82,11 +96,12 @@ func (t *Token) learn(o *wire.Opened, salt []byte, outcome error) error {
 	t.good = nil
 	answered := errors.As(outcome, &werr)
 	t.unknown.Store(outcome != nil && (!answered || pinRefusals[werr.Name] == 0))
+	var err error
 	switch {
 	case outcome == nil:
 		t.good = o.PINQuick
-		if o.PINDigest == nil {
-			return nil
+		if o.PINDigest != nil {
+			err = t.cfg.Guard.Clear(guarded(o))
 		}
 	case !answered:
 		return outcome // the worker ended: what is written down stands
@@ -95,12 +110,11 @@ func (t *Token) learn(o *wire.Opened, salt []byte, outcome error) error {
 		if digest == nil {
 			digest = werr.PINDigest
 		}
-		if err := t.cfg.Guard.SetRefused(salt, digest, werr.Name); err != nil {
-			return errors.Join(outcome, t.fail("write PIN guard", "", err))
-		}
-		return outcome
+		err = t.cfg.Guard.SetRefused(guarded(o), digest, werr.Name)
+	case o.PINDigest != nil:
+		err = t.cfg.Guard.SetRefused(guarded(o), o.PINDigest, "")
 	}
-	if err := t.cfg.Guard.Clear(); err != nil {
+	if err != nil {
 		return errors.Join(outcome, t.fail("write PIN guard", "", err))
 	}
 	return outcome
@@ -109,25 +123,51 @@ func (t *Token) learn(o *wire.Opened, salt []byte, outcome error) error {
 // A MemoryGuard is the Guard of a Config without one: it remembers for as long as
 // the process lives. The zero MemoryGuard remembers nothing yet.
 type MemoryGuard struct {
-	mu           sync.Mutex
-	salt, digest []byte
-	reason       string
+	mu      sync.Mutex
+	salt    []byte
+	refused map[pin]string // the reasons
+}
+
+// A pin is one that a token was given.
+type pin struct{ token, digest string }
+
+// Salt is for Guard.
+func (g *MemoryGuard) Salt() ([]byte, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.salt == nil {
+		g.salt = make([]byte, 16)
+		rand.Read(g.salt) // never fails
+	}
+	return g.salt, nil
 }
 
 // Refused is for Guard.
-func (g *MemoryGuard) Refused() (salt, digest []byte, reason string, err error) {
+func (g *MemoryGuard) Refused(token string, digest []byte) (reason string, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.salt, g.digest, g.reason, nil
+	return g.refused[pin{token, string(digest)}], nil
 }
 
 // SetRefused is for Guard.
-func (g *MemoryGuard) SetRefused(salt, digest []byte, reason string) error {
+func (g *MemoryGuard) SetRefused(token string, digest []byte, reason string) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.salt, g.digest, g.reason = slices.Clone(salt), slices.Clone(digest), reason
+	if reason == "" {
+		delete(g.refused, pin{token, string(digest)})
+		return nil
+	}
+	if g.refused == nil {
+		g.refused = map[pin]string{}
+	}
+	g.refused[pin{token, string(digest)}] = reason
 	return nil
 }
 
 // Clear is for Guard.
-func (g *MemoryGuard) Clear() error { return g.SetRefused(nil, nil, "") }
+func (g *MemoryGuard) Clear(token string) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	maps.DeleteFunc(g.refused, func(p pin, _ string) bool { return p.token == token })
+	return nil
+}

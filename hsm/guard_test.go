@@ -8,7 +8,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/signet-agent/signet/hsm"
 	"github.com/signet-agent/signet/hsm/hsmtest"
@@ -53,9 +52,7 @@ func TestWrongPINIsTriedOnce(t *testing.T) {
 	token, stop := start(t, s.Config(ledger, guard))
 	closedBy(t, token)
 	changed := token.Changed()
-	if _, err := token.ClearPINGuard(); err != nil {
-		t.Fatal(err)
-	}
+	token.ClearPINGuard()
 	<-changed
 	closedBy(t, token)
 	for len(s.Logins()) < 2 {
@@ -84,30 +81,65 @@ func TestWrongPINIsTriedOnce(t *testing.T) {
 	if got := s.Logins(); !slices.Equal(got, []string{"0xa0", "0xa0", "0x0"}) {
 		t.Errorf("logins %v", got)
 	}
-	if _, digest, _, _ := guard.Refused(); digest != nil {
-		t.Error("the guard still remembers a PIN after a login")
+	if reasons := guard.Reasons(); len(reasons) > 0 {
+		t.Errorf("the guard still remembers PINs after a login: %s", reasons)
 	}
 }
 
-// A clearing guard knows when it was cleared.
-type clearing struct {
-	hsmtest.Guard
-	cleared time.Time
-}
-
-func (g *clearing) Clear() error {
-	defer func() { g.cleared = time.Now() }()
-	return g.Guard.Clear()
-}
-
-// TestTryAfterClearing holds that a try which may have looked at the guard before
-// it was cleared is not taken for the one that was asked for.
+// TestTryAfterClearing holds that a try which has begun after an operator's word was
+// given has heeded it: one that was under way is not taken for it.
 func TestTryAfterClearing(t *testing.T) {
 	t.Parallel()
-	guard := &clearing{}
-	since, err := hsm.New(hsm.Config{Guard: guard}).ClearPINGuard()
-	if err != nil || guard.cleared.IsZero() || since.Before(guard.cleared) {
-		t.Errorf("tries count from %v, the guard was cleared at %v; %v", since, guard.cleared, err)
+	s := hsmtest.NewShim(t)
+	s.WritePIN("9999")
+	token, _ := start(t, s.Config(&hsmtest.Ledger{}, &hsmtest.Guard{}))
+	closedBy(t, token)
+	called := token.ClearPINGuard()
+	until(t, token, func(s hsm.Status) bool { return s.Tried.After(called) })
+	if got := s.Logins(); len(got) != 2 {
+		t.Errorf("logins %v, want one more", got)
+	}
+}
+
+// A PIN is refused by a token, not by what the configuration calls it: another token
+// is tried with it once, and the first one not again, whatever its name is.
+func TestARefusalIsOfTheToken(t *testing.T) {
+	t.Parallel()
+	s := hsmtest.NewShim(t)
+	s.Run("softhsm2-util", "--init-token", "--free", "--label", "other", "--so-pin", hsmtest.SOPIN, "--pin", "777777")
+	ledger, guard := &hsmtest.Ledger{}, &hsmtest.Guard{}
+	wrong := s.Config(ledger, guard)
+	wrong.Label = "other"
+	token, stop := start(t, wrong)
+	closedBy(t, token)
+	stop()
+	_, stop = open(t, s.Config(ledger, guard)) // the label is corrected
+	stop()
+	wrong.Name = "renamed"
+	token, stop = start(t, wrong)
+	e := closedBy(t, token)
+	stop()
+	if e.Name != "CKR_PIN_INCORRECT" || !strings.Contains(e.Error(), `not tried again after token "other"`) || !strings.Contains(e.Hint(), "--clear-pin-guard") {
+		t.Errorf("got %v (hint %q)", e, e.Hint())
+	}
+	if got := s.Logins(); !slices.Equal(got, []string{"0xa0", "0x0"}) {
+		t.Errorf("logins %v, want one of the token with the wrong PIN and one of the other", got)
+	}
+}
+
+// Two wrong PINs that take turns, as of two names for one token, are tried once each.
+func TestWrongPINsThatTakeTurns(t *testing.T) {
+	t.Parallel()
+	s := hsmtest.NewShim(t)
+	ledger, guard := &hsmtest.Ledger{}, &hsmtest.Guard{}
+	for _, pin := range []string{"9998", "9999", "9998", "9999"} {
+		s.WritePIN(pin)
+		token, stop := start(t, s.Config(ledger, guard))
+		closedBy(t, token)
+		stop()
+	}
+	if got := s.Logins(); len(got) != 2 {
+		t.Errorf("logins %v, want one of each PIN", got)
 	}
 }
 
@@ -315,9 +347,7 @@ func TestAnAnswerThatSaysNothingOfThePIN(t *testing.T) {
 		t.Errorf("logins %v, want one", got)
 	}
 	s.Rules()
-	if _, err := token.ClearPINGuard(); err != nil {
-		t.Fatal(err)
-	}
+	token.ClearPINGuard()
 	until(t, token, func(s hsm.Status) bool { return s.Open })
 }
 

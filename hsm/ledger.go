@@ -57,9 +57,9 @@ var stateOrder = []State{Intended, Live, Retiring, Retired, Destroyed}
 // A LedgerKey is one key as the ledger knows it.
 type LedgerKey struct {
 	ID         string // hex CKA_ID
-	Token      string // Config.Name
+	Token      string // Config.Name of the token that it is on, as it was last opened, see [Token.adopt]
 	Name       string
-	Generation int // from 1
+	Generation int // from 1, over all tokens
 	Type       KeyType
 	State      State
 	Created    time.Time
@@ -70,6 +70,14 @@ type LedgerKey struct {
 
 // String is how the key is called: name#generation.
 func (k LedgerKey) String() string { return fmt.Sprintf("%s#%d", k.Name, k.Generation) }
+
+// Place is how the token is called that the key is on.
+func (k LedgerKey) Place() string {
+	if k.Serial == "" {
+		return fmt.Sprintf("%q", k.Token)
+	}
+	return fmt.Sprintf("%q with serial %s", k.Token, k.Serial)
+}
 
 // alive reports whether the key is in use, and so must be on its token.
 func (k LedgerKey) alive() bool { return k.State == Live || k.State == Retiring }
@@ -83,15 +91,6 @@ type Ledger interface {
 	SaveKey(LedgerKey) error
 }
 
-// A Guard remembers which PIN must not be tried again, by a digest. It is
-// durable when its methods return.
-type Guard interface {
-	// Refused returns what SetRefused was last given, or nothing.
-	Refused() (salt, digest []byte, reason string, err error)
-	SetRefused(salt, digest []byte, reason string) error
-	Clear() error
-}
-
 // Keys returns the keys of this token that the ledger knows, by name and
 // generation. It is empty when the ledger cannot be read; calls that need a key
 // tell why.
@@ -101,12 +100,9 @@ func (t *Token) Keys() []LedgerKey {
 }
 
 func (t *Token) ledgerKeys() ([]LedgerKey, error) {
-	if t.cfg.Ledger == nil {
-		return nil, t.fail("read ledger", "", fmt.Errorf("%w: none is configured", ErrInvalid))
-	}
-	all, err := t.cfg.Ledger.Keys()
+	all, err := t.ledgerAll()
 	if err != nil {
-		return nil, t.fail("read ledger", "", err)
+		return nil, err
 	}
 	keys := slices.DeleteFunc(slices.Clone(all), func(k LedgerKey) bool { return k.Token != t.cfg.Name })
 	slices.SortFunc(keys, func(a, b LedgerKey) int {
@@ -115,18 +111,52 @@ func (t *Token) ledgerKeys() ([]LedgerKey, error) {
 	return keys, nil
 }
 
-// ledgerKey finds one key by ID.
-func (t *Token) ledgerKey(op, id string) (LedgerKey, error) {
-	keys, err := t.ledgerKeys()
+// ledgerAll returns the keys of all tokens.
+func (t *Token) ledgerAll() ([]LedgerKey, error) {
+	if t.cfg.Ledger == nil {
+		return nil, t.fail("read ledger", "", fmt.Errorf("%w: none is configured", ErrInvalid))
+	}
+	all, err := t.cfg.Ledger.Keys()
+	if err != nil {
+		return nil, t.fail("read ledger", "", err)
+	}
+	return all, nil
+}
+
+// Lookup returns a key as the ledger has it, whichever token it is on.
+func (t *Token) Lookup(id string) (LedgerKey, error) { return t.lookup("look up", id) }
+
+func (t *Token) lookup(op, id string) (LedgerKey, error) {
+	all, err := t.ledgerAll()
 	if err != nil {
 		return LedgerKey{}, err
 	}
-	for _, k := range keys {
+	for _, k := range all {
 		if k.ID == id {
 			return k, nil
 		}
 	}
 	return LedgerKey{}, t.fail(op, id, ErrNoKey)
+}
+
+// SealedWith is the ID of the key that a blob of [Token.Wrap] was sealed with, or ""
+// if it is none.
+func SealedWith(blob []byte) string {
+	c, err := parseSealed(blob)
+	if err != nil {
+		return ""
+	}
+	return c.ID
+}
+
+// ledgerKey finds one key of this token by ID. That of another token is returned
+// with the error [ErrElsewhere].
+func (t *Token) ledgerKey(op, id string) (LedgerKey, error) {
+	k, err := t.lookup(op, id)
+	if err == nil && k.Token != t.cfg.Name {
+		err = t.fail(op, k.String(), fmt.Errorf("%w: %s", ErrElsewhere, k.Place()))
+	}
+	return k, err
 }
 
 func (t *Token) save(op string, k LedgerKey) error {
@@ -148,29 +178,36 @@ func (t *Token) Reserve(name string, typ KeyType) (LedgerKey, error) {
 func (t *Token) reserve(name string, typ KeyType) (LedgerKey, error) {
 	t.ledger.Lock()
 	defer t.ledger.Unlock()
-	keys, err := t.ledgerKeys()
+	all, err := t.ledgerAll()
 	if err != nil {
 		return LedgerKey{}, err
 	}
 	id := make([]byte, 16)
 	rand.Read(id) // never fails
-	k := LedgerKey{ID: hex.EncodeToString(id), Token: t.cfg.Name, Name: name, Generation: 1,
+	k := LedgerKey{ID: hex.EncodeToString(id), Token: t.cfg.Name, Name: name, Generation: nextGeneration(all, name),
 		Type: typ, State: Intended, Created: time.Now().UTC()}
-	for _, other := range keys {
-		if other.Name == name && other.Generation >= k.Generation {
-			k.Generation = other.Generation + 1
+	return k, t.save("reserve", k)
+}
+
+// nextGeneration is the first that no token has had of a name: the two of a key that
+// was moved are told apart by it.
+func nextGeneration(all []LedgerKey, name string) int {
+	next := 1
+	for _, k := range all {
+		if k.Name == name {
+			next = max(next, k.Generation+1)
 		}
 	}
-	return k, t.save("reserve", k)
+	return next
 }
 
 // SetState moves a key on in its life. A key cannot be called live this way,
 // which takes Ensure, nor destroyed, which takes Destroy; nothing moves back; and an
-// intent can only be given up.
+// intent can only be given up. It may be of any token.
 func (t *Token) SetState(id string, to State) error {
 	t.ledger.Lock()
 	defer t.ledger.Unlock()
-	k, err := t.ledgerKey("set state of", id)
+	k, err := t.lookup("set state of", id)
 	if err != nil {
 		return err
 	}

@@ -207,8 +207,8 @@ func TestLoggedInAlready(t *testing.T) {
 	if got := s.Logins(); !slices.Equal(got, []string{"0x100", "0x0"}) {
 		t.Errorf("logins %v", got)
 	}
-	if _, digest, reason, _ := guard.Refused(); digest != nil {
-		t.Errorf("the guard holds the PIN back: %s", reason)
+	if reasons := guard.Reasons(); len(reasons) > 0 {
+		t.Errorf("the guard holds the PIN back: %s", reasons)
 	}
 }
 

@@ -167,9 +167,9 @@ func (t *Token) checkHealth(ctx context.Context, p *process) {
 
 // open starts a worker and opens the token with it.
 func (t *Token) open(ctx context.Context) (*process, error) {
-	l, err := t.remembered()
+	salt, err := t.cfg.Guard.Salt()
 	if err != nil {
-		return nil, err
+		return nil, t.fail("read PIN guard", "", err)
 	}
 	keys, err := t.ledgerKeys()
 	if err != nil {
@@ -181,10 +181,10 @@ func (t *Token) open(ctx context.Context) (*process, error) {
 	}
 	// A stop ends the opening too: nobody waits for a slow module then.
 	stop := context.AfterFunc(ctx, func() { p.giveUp(errLost) })
-	o, err := t.openWith(ctx, p, l, keys)
+	o, err := t.openWith(ctx, p, salt, keys)
 	var lost []string
 	if err == nil {
-		lost, err = t.resolve(ctx, p, o, keys)
+		lost, err = t.findOurs(ctx, p, o)
 	}
 	if stop() && err == nil {
 		t.opening(p, o, lost)
@@ -198,12 +198,20 @@ func (t *Token) open(ctx context.Context) (*process, error) {
 	return nil, t.fail("open", "", err)
 }
 
-// openWith takes a new worker through opening and login.
-func (t *Token) openWith(ctx context.Context, p *process, l login, keys []LedgerKey) (*wire.Opened, error) {
-	salt := t.salt
-	if l.digest != nil {
-		salt = l.salt
+// findOurs finds which keys of the ledger are on a token that has just been opened.
+func (t *Token) findOurs(ctx context.Context, p *process, o *wire.Opened) (lost []string, err error) {
+	if err := t.adopt(ctx, p, o); err != nil {
+		return nil, err
 	}
+	keys, err := t.ledgerKeys()
+	if err != nil {
+		return nil, err
+	}
+	return t.resolve(ctx, p, o, keys)
+}
+
+// openWith takes a new worker through opening and login.
+func (t *Token) openWith(ctx context.Context, p *process, salt []byte, keys []LedgerKey) (*wire.Opened, error) {
 	o := &wire.Opened{}
 	err := t.ask(ctx, p, wire.OpOpen, wire.Open{
 		Module: t.cfg.Module, InitArgs: t.cfg.InitArgs, Token: t.selector,
@@ -217,10 +225,10 @@ func (t *Token) openWith(ctx context.Context, p *process, l login, keys []Ledger
 		return nil, err
 	}
 	if o.Flags&wire.FlagLoginRequired != 0 {
-		if err := t.permit(l, o, salt); err != nil {
+		if err := t.permit(o); err != nil {
 			return nil, t.fail("open", "", err)
 		}
-		if err := t.learn(o, salt, t.ask(ctx, p, wire.OpLogin, wire.Login{Salt: salt}, nil)); err != nil {
+		if err := t.learn(o, t.ask(ctx, p, wire.OpLogin, wire.Login{Salt: salt}, nil)); err != nil {
 			return nil, t.fail("log in", "", err)
 		}
 	}
@@ -260,7 +268,18 @@ func (t *Token) sameSerial(o *wire.Opened, keys []LedgerKey) error {
 		return nil
 	}
 	return t.fail("open", "", &wire.Error{Name: wire.TokenReplaced,
-		Text: fmt.Sprintf("token %q has serial %s, our keys were made on serial %s", o.Label, o.Serial, was)})
+		Text: fmt.Sprintf("token %q has serial %s, our keys were made on serial %s%s", o.Label, o.Serial, was, t.knownAs(o.Serial))})
+}
+
+// knownAs says by which other name a token holds keys of ours.
+func (t *Token) knownAs(serial string) string {
+	all, _ := t.ledgerAll() // it was read before; without it there is less to say
+	for _, k := range alive(all) {
+		if k.Serial == serial && k.Token != t.cfg.Name {
+			return fmt.Sprintf("; this is the one called %q before", k.Token)
+		}
+	}
+	return ""
 }
 
 // resolve has the worker find the keys that are in use, and says which of the

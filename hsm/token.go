@@ -80,7 +80,6 @@ type Token struct {
 	pin      wire.PINSource
 	cfgErr   error // keeps the token closed for good
 	log      *slog.Logger
-	salt     []byte // of the PIN digests of this process
 	quick    []byte // the key of its quick PIN digests
 
 	ledger  sync.Mutex          // held while the ledger is read and then changed
@@ -102,6 +101,9 @@ type Token struct {
 	// unknown: how the last try of the PIN ended. The worker died over it, or the
 	// module's answer says nothing about the PIN.
 	unknown atomic.Bool
+	// pardon: an operator wants the PIN tried again. Which token refused it is known
+	// when there is one.
+	pardon atomic.Bool
 }
 
 // New makes a Token. It does nothing yet; what is wrong with the Config is told
@@ -123,13 +125,12 @@ func New(cfg Config) *Token {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	t := &Token{
-		cfg: cfg, log: cfg.Log.With("hsm", cfg.Name), salt: make([]byte, 16), quick: make([]byte, 32),
+		cfg: cfg, log: cfg.Log.With("hsm", cfg.Name), quick: make([]byte, 32),
 		making: semaphore.NewWeighted(1), sealing: semaphore.NewWeighted(1),
 		ready: make(chan struct{}), kick: make(chan struct{}, 1), changed: make(chan struct{}),
 		trusted: map[string]*Key{}, looked: map[string]time.Time{},
 	}
-	rand.Read(t.salt) // never fails
-	rand.Read(t.quick)
+	rand.Read(t.quick) // never fails
 	t.cfgErr = t.configure()
 	t.err = t.cfgErr
 	t.status = Status{Name: cfg.Name, Since: time.Now()}
@@ -242,24 +243,21 @@ func (t *Token) tell() {
 	t.changed = make(chan struct{})
 }
 
-// ClearPINGuard forgets that a PIN was refused and tries to open the token. It
-// does not wait, but returns since when the PIN is forgotten: a try has begun
-// after that once Status.Tried is later. A token that is open has accepted its
-// PIN, and is left alone.
-func (t *Token) ClearPINGuard() (time.Time, error) {
+// ClearPINGuard has what the token refused forgotten, and the token tried to be
+// opened. It does not wait, but returns when it was called: a try that heeds it has
+// begun once Status.Tried is later. A token that is open has accepted its PIN, and is
+// left alone.
+func (t *Token) ClearPINGuard() time.Time {
 	if t.Status().Open {
-		return time.Now(), nil
+		return time.Now()
 	}
-	if err := t.cfg.Guard.Clear(); err != nil {
-		return time.Time{}, t.fail("clear PIN guard", "", err)
-	}
-	t.unknown.Store(false)
-	cleared := time.Now()
+	t.pardon.Store(true)
+	called := time.Now()
 	select {
 	case t.kick <- struct{}{}:
 	default:
 	}
-	return cleared, nil
+	return called
 }
 
 // await returns the open worker, waiting until the deadline while one is being

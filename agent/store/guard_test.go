@@ -14,7 +14,7 @@ func TestAForgottenPINLeavesNoDigest(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
 	digest := bytes.Repeat([]byte{'d'}, 33)
-	written := []byte("ZGRkZGRkZGRk") // what base64 makes of it
+	written := []byte("646464646464") // as it is written
 	there := func() (found []string) {
 		files, err := filepath.Glob(filepath.Join(dir, "*"))
 		must(t, err)
@@ -27,12 +27,17 @@ func TestAForgottenPINLeavesNoDigest(t *testing.T) {
 		}
 		return found
 	}
-	must(t, s.Guard("hsm").SetRefused([]byte("salt"), digest, "TRYING"))
+	must(t, s.Guard().SetRefused("hsm", digest, "TRYING"))
 	if len(there()) == 0 {
 		t.Fatal("the test looks for something that is never written")
 	}
-	must(t, s.Guard("hsm").Clear())
+	must(t, s.Guard().Clear("hsm"))
 	if found := there(); len(found) > 0 {
 		t.Errorf("the digest is still in %v", found)
+	}
+	must(t, s.Guard().SetRefused("hsm", digest, "TRYING"))
+	must(t, s.Guard().SetRefused("hsm", digest, ""))
+	if found := there(); len(found) > 0 {
+		t.Errorf("the digest of one PIN that is forgotten is still in %v", found)
 	}
 }

@@ -55,7 +55,9 @@ func TestKept(t *testing.T) {
 	must(t, s.SaveSecret("old", []byte{3}))
 	must(t, s.DeleteSecret("old"))
 	must(t, s.SetMeta("data-key", []byte("wrapped")))
-	must(t, s.Guard("default").SetRefused([]byte("salt"), []byte("digest"), "wrong PIN"))
+	salt, err := s.Guard().Salt()
+	must(t, err)
+	must(t, s.Guard().SetRefused("one", []byte("digest"), "wrong PIN"))
 	must(t, s.Close())
 
 	s = open(t, dir)
@@ -83,17 +85,23 @@ func TestKept(t *testing.T) {
 	if b, err := s.Meta("none"); b != nil || err != nil {
 		t.Errorf("what is not there: %q %v", b, err)
 	}
-	salt, digest, reason, err := s.Guard("default").Refused()
-	if string(salt) != "salt" || string(digest) != "digest" || reason != "wrong PIN" || err != nil {
-		t.Errorf("guard: %q %q %q %v", salt, digest, reason, err)
+	guard := s.Guard()
+	if again, err := guard.Salt(); len(salt) == 0 || !bytes.Equal(again, salt) || err != nil {
+		t.Errorf("salt of the guard: %x, before %x, %v", again, salt, err)
 	}
-	if salt, _, _, err := s.Guard("other").Refused(); salt != nil || err != nil {
-		t.Errorf("the refusal of one token counts for another: %q %v", salt, err)
+	refused := func(want string, token, digest string) {
+		t.Helper()
+		if got, err := guard.Refused(token, []byte(digest)); got != want || err != nil {
+			t.Errorf("guard of %s and %s: %q, want %q; %v", token, digest, got, want, err)
+		}
 	}
-	must(t, s.Guard("default").Clear())
-	if salt, _, _, err := s.Guard("default").Refused(); salt != nil || err != nil {
-		t.Errorf("guard after Clear: %q %v", salt, err)
-	}
+	refused("wrong PIN", "one", "digest")
+	refused("", "one", "digest of another")
+	refused("", "two", "digest")
+	must(t, guard.SetRefused("two", []byte("digest"), "locked"))
+	must(t, guard.Clear("one"))
+	refused("", "one", "digest")
+	refused("locked", "two", "digest")
 }
 
 // TestOneKeyPerGeneration holds that a generation is never given twice.

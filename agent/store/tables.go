@@ -1,9 +1,10 @@
 package store
 
 import (
+	"crypto/rand"
 	"database/sql"
-	"encoding/json"
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -104,46 +105,58 @@ func (s *Store) DeleteMeta(name string) error {
 	return s.exec("delete "+name, "DELETE FROM meta WHERE name = ?", name)
 }
 
-// Guard remembers the PIN that a token refused, across restarts.
-type Guard struct {
-	s    *Store
-	name string
-}
+// Guard remembers the PINs that tokens refused, across restarts.
+type Guard struct{ s *Store }
 
-// Guard is the memory for the token of that name.
-func (s *Store) Guard(token string) Guard { return Guard{s, "pin-guard/" + token} }
+// Guard is the memory for all tokens.
+func (s *Store) Guard() Guard { return Guard{s} }
 
-type refusal struct {
-	Salt, Digest []byte
-	Reason       string
-}
+// guardSalt is where the salt lies, and guardPINs begins the name of what lies there
+// for each PIN.
+const (
+	guardSalt = "pin-guard-salt"
+	guardPINs = "pin-guard/"
+)
 
-// Refused returns what SetRefused was last given, or nothing.
-func (g Guard) Refused() (salt, digest []byte, reason string, err error) {
-	b, err := g.s.Meta(g.name)
-	if err != nil || b == nil {
-		return nil, nil, "", err
+// Salt is what goes into the digests. It is made once.
+func (g Guard) Salt() ([]byte, error) {
+	if salt, err := g.s.Meta(guardSalt); salt != nil || err != nil {
+		return salt, err
 	}
-	var r refusal
-	if err := json.Unmarshal(b, &r); err != nil {
-		return nil, nil, "", &Error{Op: "read " + g.name, Path: g.s.path, Err: err}
+	salt := make([]byte, 16)
+	rand.Read(salt) // never fails
+	if err := g.s.exec("write "+guardSalt, "INSERT OR IGNORE INTO meta (name, value) VALUES (?, ?)", guardSalt, salt); err != nil {
+		return nil, err
 	}
-	return r.Salt, r.Digest, r.Reason, nil
+	return g.s.Meta(guardSalt)
 }
 
-// SetRefused remembers a refusal by a keyed digest of the PIN.
-func (g Guard) SetRefused(salt, digest []byte, reason string) error {
-	b, err := json.Marshal(refusal{salt, digest, reason})
-	if err != nil {
-		return err
-	}
-	return g.s.SetMeta(g.name, b)
+// Refused returns what SetRefused was last given for a PIN, or "".
+func (g Guard) Refused(token string, digest []byte) (reason string, err error) {
+	b, err := g.s.Meta(guardedPIN(token, digest))
+	return string(b), err
 }
 
-// Clear forgets the refusal. Its digest does not stay behind in the log of changes
+// SetRefused remembers a refused PIN by its digest, or forgets it if there is no
+// reason.
+func (g Guard) SetRefused(token string, digest []byte, reason string) error {
+	if reason == "" {
+		return g.forget(guardedPIN(token, digest))
+	}
+	return g.s.SetMeta(guardedPIN(token, digest), []byte(reason))
+}
+
+// Clear forgets all PINs of a token.
+func (g Guard) Clear(token string) error { return g.forget(guardedPIN(token, nil)) }
+
+func guardedPIN(token string, digest []byte) string {
+	return fmt.Sprintf("%s%q/%x", guardPINs, token, digest)
+}
+
+// forget deletes what begins so. The digests do not stay behind in the log of changes
 // either, unless that cannot be emptied now: then with one of the next.
-func (g Guard) Clear() error {
-	err := g.s.DeleteMeta(g.name)
+func (g Guard) forget(prefix string) error {
+	err := g.s.exec("delete "+guardPINs, "DELETE FROM meta WHERE substr(name, 1, length(?)) = ?", prefix, prefix)
 	if err == nil {
 		_, _ = g.s.db.Exec("PRAGMA wal_checkpoint(TRUNCATE)")
 	}

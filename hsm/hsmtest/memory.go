@@ -41,5 +41,32 @@ func (l *Ledger) SaveKey(k hsm.LedgerKey) error {
 	return nil
 }
 
-// A Guard is an [hsm.Guard] in memory.
-type Guard = hsm.MemoryGuard
+// A Guard is an [hsm.Guard] in memory, which tells what it remembers.
+type Guard struct {
+	hsm.MemoryGuard
+
+	mu   sync.Mutex
+	seen [][2]string // token and digest
+}
+
+// SetRefused is for [hsm.Guard].
+func (g *Guard) SetRefused(token string, digest []byte, reason string) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if pin := [2]string{token, string(digest)}; !slices.Contains(g.seen, pin) {
+		g.seen = append(g.seen, pin)
+	}
+	return g.MemoryGuard.SetRefused(token, digest, reason)
+}
+
+// Reasons are why PINs are not tried again, the earliest first.
+func (g *Guard) Reasons() (reasons []string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, pin := range g.seen {
+		if reason, _ := g.Refused(pin[0], []byte(pin[1])); reason != "" {
+			reasons = append(reasons, reason)
+		}
+	}
+	return reasons
+}
