@@ -82,6 +82,9 @@ type Certificate struct {
 	// Key is the private key in PKCS#8 PEM for `store: file`; empty for keys
 	// that live in the HSM.
 	Key secret.Value
+	// UsableFrom is the first generation of the key whose certificates are not
+	// revoked: those before must not be used again. 0 and 1 are all.
+	UsableFrom int
 	// KeyURI is the RFC 7512 URI of a key in the HSM; "" for `store: file`.
 	KeyURI    string
 	Serial    string // of the leaf, lower-case hex

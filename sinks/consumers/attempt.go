@@ -264,7 +264,7 @@ func (c *consumer) keep(rec record) {
 
 // rollBack puts back what can be put back, and says what cannot. A secret that
 // was replaced does not come back: its upstream may have revoked it, and who is
-// started meanwhile would have that. What goes back is on disk first, for a start
+// started meanwhile would have that. Nor does a certificate that is revoked. What goes back is on disk first, for a start
 // that would else write again what did not work.
 func (c *consumer) rollBack(targets []string) (back, notes []string) {
 	wanted := map[string]string{}
@@ -272,9 +272,9 @@ func (c *consumer) rollBack(targets []string) (back, notes []string) {
 		if !c.inPlace(t) {
 			continue // what is in place is not what was tried
 		}
-		secrets, err := c.cs.cfg.Files.Revives(t)
-		if err == nil && len(secrets) > 0 {
-			err = fmt.Errorf("%s: its upstream has replaced secret %s", t, strings.Join(secrets, ", "))
+		why, err := c.cs.cfg.Files.Revives(t)
+		if err == nil && len(why) > 0 {
+			err = fmt.Errorf("%s: %s", t, strings.Join(why, ", "))
 		}
 		if err == nil {
 			wanted[t], err = c.cs.cfg.Files.Wanted(t)

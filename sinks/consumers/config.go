@@ -102,7 +102,8 @@ type Store interface {
 
 // Files are what the consumers read.
 type Files interface {
-	// Rollback puts the previous generation of a target back, and keeps it there
+	// Rollback puts the generation of a target back that was there before those
+	// that were not TakenUp, and keeps it there
 	// until Redeliver is called or something new is published. Neither Writing
 	// nor Written is called for it.
 	Rollback(target string) error
@@ -119,9 +120,10 @@ type Files interface {
 	// Hold leaves a target as it is, as a Rollback before the last start has left
 	// it, for as long as what should be in it is wanted.
 	Hold(target, wanted string) error
-	// Revives are the secrets that a Rollback of a target would bring back though
-	// their upstream has replaced them, as far as is known.
-	Revives(target string) (secrets []string, err error)
+	// Revives says what a Rollback of a target would bring back that nobody can use,
+	// as far as is known: a secret that its upstream has replaced, a certificate
+	// that is revoked.
+	Revives(target string) (why []string, err error)
 }
 
 // Config configures Consumers.

@@ -26,6 +26,7 @@ type job struct {
 	drift    bool
 	silent   bool // it is what a roll-back has put back, and nobody is told
 	right    bool // it is written, and has only to be told
+	fate     fate
 	delivery Delivery
 	err      error
 }
@@ -185,7 +186,7 @@ func (t *target) done(j *job) {
 	if j.drift {
 		t.repaired = time.Now()
 	} else {
-		t.previous, t.delivered = t.delivered, j.delivery
+		t.delivered = j.delivery
 	}
 	for _, m := range j.models {
 		if mark, ok := t.marks[m.name]; ok && m.entry != nil {

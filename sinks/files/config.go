@@ -106,6 +106,10 @@ type Config struct {
 	// it likes and when it likes: somebody may be reading them. Nothing else waits:
 	// no first delivery, no withdrawal, no repair, no second try. It may be nil.
 	InTurn func(targets []string, deliver func(targets []string))
+	// TakenUp reports whether a generation of a target works, as far as is known. It
+	// is asked of what is about to be replaced: what does not is not kept, and what
+	// is kept stays for a Rollback. nil is yes.
+	TakenUp func(target string, generation int64) bool
 	// Writing is called before targets are replaced, with all that one change
 	// of an item replaces; an error keeps that from happening. What has to
 	// follow even after a crash, such as a reload, is noted here. It may be nil.
@@ -116,6 +120,9 @@ type Config struct {
 	// Unwritten is called with what Writing was called for and could not be
 	// written, or not in full. It may be nil.
 	Unwritten func([]Delivery)
+	// Withdrawn is called when a target has no content any more: nothing that
+	// Writing was called for is to be expected. It may be nil.
+	Withdrawn func(target string)
 	// Drifted is called once for each drift that was found; it may be nil.
 	Drifted func(Drift)
 	// Remembered is what Remember was given last; nil is nothing.

@@ -65,9 +65,10 @@ func (t *target) unhold() {
 	}
 }
 
-// Revives are the secrets of which a Rollback would bring back another version
-// than the upstream has now, or one that is not known: nobody can use them.
-func (fs *Files) Revives(path string) (secrets []string, err error) {
+// Revives says what a Rollback would bring back that nobody can use: another version
+// of a secret than the upstream has now, a certificate that is revoked, or what is not
+// known to be neither.
+func (fs *Files) Revives(path string) (why []string, err error) {
 	t, err := fs.target(path)
 	if err != nil {
 		return nil, err
@@ -76,8 +77,11 @@ func (fs *Files) Revives(path string) (secrets []string, err error) {
 	defer t.mu.Unlock()
 	for _, r := range t.needs() {
 		if r.Kind == kindSecret && !slices.Contains(t.previous.Items, Item{Secret: r.Name, Version: t.items[r].version()}) {
-			secrets = append(secrets, r.Name)
+			why = append(why, "its upstream has replaced secret "+r.Name)
 		}
 	}
-	return secrets, nil
+	for _, name := range t.revoked(t.previous) {
+		why = append(why, "what was before it of certificate "+name+" is revoked")
+	}
+	return why, nil
 }

@@ -104,8 +104,12 @@ func TestWhichSecretsARollBackRevives(t *testing.T) {
 			}
 		}
 	}
-	revives := func(want ...string) {
+	revives := func(names ...string) {
 		t.Helper()
+		var want []string
+		for _, name := range names {
+			want = append(want, "its upstream has replaced secret "+name)
+		}
 		if got, err := fs.Revives(path); err != nil || !slices.Equal(got, want) {
 			t.Errorf("%v, %v; want %v", got, err, want)
 		}

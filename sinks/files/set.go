@@ -77,10 +77,9 @@ func (t *target) load(d *dir) error {
 		s.gens = append(s.gens, n)
 	}
 	slices.Sort(s.gens)
-	if now, what, _ := t.current(d); what == "" {
-		for _, gen := range s.gens {
-			s.dropped[gen] = gen > now
-		}
+	now, what, _ := t.current(d)
+	for _, gen := range s.gens {
+		s.dropped[gen] = what == "" && (gen > now || gen < now && len(t.revoked(Delivery{})) > 0) || !t.takenUp(gen)
 	}
 	s.loaded = true
 	return nil
@@ -176,13 +175,18 @@ func (t *target) writeSet(b *batch, j *job) error {
 	if what != "" {
 		was = t.generation
 	}
+	t.judge(j, was)
 	if err := t.lead(j.d, gen); err != nil {
 		return errors.Join(err, removeGeneration(store, gen))
 	}
 	s := t.set
-	s.gens = append(s.gens, gen)
 	s.replaced[was] = time.Now()
-	s.dropped[was], s.dropped[gen-1] = j.drift, j.drift // the link or a file was not as it was delivered
+	s.dropped[was], s.dropped[gen-1] = j.fate != kept, j.fate != kept // what adopt has taken over is one less
+	for _, old := range s.gens {
+		s.dropped[old] = s.dropped[old] || j.fate == revoked
+	}
+	s.gens = append(s.gens, gen)
+	t.replaced(j)
 	t.right(marks, gen)
 	return nil
 }
@@ -313,7 +317,7 @@ func (t *target) prune(b *batch) error {
 	if d == nil || !s.loaded { // nothing was looked at
 		return nil
 	}
-	kept, now := 0, time.Now()
+	n, now := 0, time.Now()
 	var left []int64
 	var store *dir
 	for _, gen := range slices.Backward(s.gens) {
@@ -321,8 +325,8 @@ func (t *target) prune(b *batch) error {
 			left = append(left, gen)
 			continue
 		}
-		if gen < t.generation && !s.dropped[gen] && kept < s.keep {
-			kept++
+		if gen < t.generation && !s.dropped[gen] && n < s.keep {
+			n++
 			left = append(left, gen)
 			continue
 		}

@@ -18,12 +18,16 @@ func (t *target) write(b *batch, j *job) error {
 	if err != nil {
 		return err
 	}
+	t.replaced(j)
 	t.right(map[string]mark{t.base: {j.models[0].sum, identify(st)}}, j.delivery.Generation)
 	return nil
 }
 
 func (t *target) writeFile(b *batch, j *job) (st unix.Stat_t, err error) {
 	e, m, n := t.entries[0], j.models[0], j.delivery.Generation
+	if e.KeepPrevious {
+		t.judgeFile(b, j)
+	}
 	if t.inPlace && j.d.isMount(t.base) {
 		return t.writeInPlace(b, j)
 	}
@@ -33,7 +37,7 @@ func (t *target) writeFile(b *batch, j *job) (st unix.Stat_t, err error) {
 		}
 		t.inPlace = false
 	}
-	if e.KeepPrevious && !j.drift {
+	if e.KeepPrevious && j.fate == kept {
 		var unkept error
 		if st, unkept, err = j.d.exchange(t.base, m.bytes, m.attr, n); unkept != nil {
 			t.unkept(b, unkept)
@@ -117,7 +121,7 @@ func (t *target) unkept(b *batch, err error) {
 // again. The file is never empty: it is cut to its length at the end.
 func (t *target) writeInPlace(b *batch, j *job) (st unix.Stat_t, err error) {
 	e, d := t.entries[0], j.d
-	if _, half := d.stat(markPrefix + t.base); e.KeepPrevious && !j.drift && half != nil { // what is half written is no previous one
+	if _, half := d.stat(markPrefix + t.base); e.KeepPrevious && j.fate == kept && half != nil { // what is half written is no previous one
 		if err := t.copyPrevious(d); err != nil {
 			t.unkept(b, err)
 		}

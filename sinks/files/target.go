@@ -149,6 +149,12 @@ func (t *target) present() (entries []*entry, ok bool) {
 func (t *target) plan(b *batch) (*job, error) {
 	t.due = time.Time{}
 	if t.purge {
+		if entries, ok := t.present(); ok && len(entries) == 0 {
+			t.owed = nil
+			if b.fs.cfg.Withdrawn != nil {
+				b.fs.cfg.Withdrawn(t.path)
+			}
+		}
 		if err := t.purgeWithdrawn(b); err != nil {
 			return nil, err
 		}
@@ -227,10 +233,21 @@ func (t *target) rewrite(b *batch, d *dir, entries []*entry, models []model, f f
 		return nil, &Error{Path: t.path, Op: "repair", Err: errUnread, Remedy: "it is written again when its consumer is tried again"}
 	}
 	j.drift, j.silent = true, true
-	if t.set == nil {
-		j.delivery.Generation = t.generation // it is the same again
-	}
+	j.delivery.Generation = t.sameAgain()
 	return j, nil
+}
+
+// sameAgain is the generation of what a roll-back has put back, once it is repaired.
+// It is still before what did not work.
+func (t *target) sameAgain() int64 {
+	if t.set == nil {
+		return t.generation
+	}
+	gen := t.generation + 2 // with one before it for adopt
+	for slices.Contains(t.set.gens, gen) || slices.Contains(t.set.gens, gen-1) {
+		gen++
+	}
+	return gen
 }
 
 // sameAsMarked reports whether the same is wanted as was last seen to be right.
@@ -352,7 +369,11 @@ func (t *target) settle(err error) {
 		if t.settled {
 			msg = "file written, but not all that belongs to it is done"
 		}
-		t.fs.cfg.Log.Warn(msg, "file", t.path, "err", err)
+		attrs := []any{"file", t.path, "err", err}
+		if e, ok := errors.AsType[*Error](err); ok && e.Remedy != "" {
+			attrs = append(attrs, "hint", e.Remedy)
+		}
+		t.fs.cfg.Log.Warn(msg, attrs...)
 	}
 	t.err, t.settled = err, false
 	t.failures++
@@ -402,7 +423,7 @@ func (t *target) show() {
 // forget leaves nothing that a later file could be compared with.
 func (t *target) forget() {
 	t.marks, t.generation, t.delivered, t.previous = map[string]mark{}, 0, Delivery{}, Delivery{}
-	t.reported, t.inPlace, t.settled, t.owed = "", false, false, nil
+	t.reported, t.inPlace, t.settled = "", false, false
 }
 
 // purgeWithdrawn removes what holds a withdrawn item.
