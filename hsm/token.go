@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/signet-agent/signet/hsm/wire"
+	"github.com/signet-agent/signet/internal/tokenuri"
 )
 
 const (
@@ -139,10 +140,10 @@ func New(cfg Config) *Token {
 
 // configure puts together what Config says in its fields and in its URI.
 func (t *Token) configure() error {
-	var u URI
+	var u tokenuri.URI
 	if t.cfg.URI != "" {
 		var err error
-		if u, err = ParseURI(t.cfg.URI); err != nil {
+		if u, err = tokenuri.Parse(t.cfg.URI); err != nil {
 			return t.fail("configure", "", fmt.Errorf("%w: %w", ErrInvalid, err))
 		}
 	}

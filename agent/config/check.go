@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/signet-agent/signet/internal/tokenuri"
 )
 
 // A checker looks for what is wrong with a Config that could be decoded. It
@@ -105,16 +107,19 @@ func (k *checker) tokens() {
 }
 
 func (k *checker) token(at string, h HSM) {
-	attrs := k.tokenURI(at+".uri", h.URI)
+	u, read := k.tokenURI(at+".uri", h.URI)
 	k.absolute(at+".module", h.Module)
-	k.unless(h.Module != "" || attrs["module-path"] != "", at+".module", "missing; the path of the vendor's PKCS#11 library")
+	k.unless(h.Module != "" || u.Module != "" || !read, at+".module", "missing; the path of the vendor's PKCS#11 library")
+	k.unless(h.Module == "" || u.Module == "" || h.Module == u.Module, at+".module", "the uri has another module-path; keep one of them")
 	if h.URI != "" {
 		k.unless(h.Label == "" && h.Serial == "", at+".uri", "cannot be given together with token or serial; put them into the URI")
 	} else {
 		k.unless(h.Label != "" || h.Serial != "", at+".token", "missing; it is the label that `pkcs11-tool -L` shows")
 	}
-	k.source(at+".pin", h.PIN, attrs["pin-source"] == "")
-	k.unless(h.PIN.IsZero() || attrs["pin-source"] == "", at+".pin", "the uri has a pin-source already; keep one of them")
+	k.unless(len(h.Label) <= tokenuri.MaxLabel, at+".token", "%d bytes are too long; a label has %d at most", len(h.Label), tokenuri.MaxLabel)
+	k.unless(len(h.Serial) <= tokenuri.MaxSerial, at+".serial", "%d bytes are too long; a serial number has %d at most", len(h.Serial), tokenuri.MaxSerial)
+	k.source(at+".pin", h.PIN, u.PINFile == "" && read)
+	k.unless(h.PIN.IsZero() || u.PINFile == "", at+".pin", "the uri has a pin-source already; keep one of them")
 	k.absolute(at+".worker", h.Worker)
 	k.positive(at+".timeout", h.Timeout)
 	k.unless(h.Sessions == 0 || h.Sessions >= 4 && h.Sessions <= 1024, at+".sessions", "%d is not between 4 and 1024", h.Sessions)
@@ -122,28 +127,18 @@ func (k *checker) token(at string, h HSM) {
 	k.oneOf(at+".audit", h.Audit, "strict", "lenient")
 }
 
-// tokenURI takes apart the attributes of an RFC 7512 URI, as far as it has to
-// be known before the token is opened.
-func (k *checker) tokenURI(at, uri string) map[string]string {
-	attrs := map[string]string{}
+// tokenURI reads a URI as the HSM will. What it may have held is not missed if it
+// could not be read.
+func (k *checker) tokenURI(at, uri string) (u tokenuri.URI, read bool) {
 	if uri == "" {
-		return attrs
+		return u, true
 	}
-	rest, ok := strings.CutPrefix(uri, "pkcs11:")
-	if !k.unless(ok, at, "%q is not a PKCS#11 URI; write it like pkcs11:token=LABEL", clip(uri)) {
-		return attrs
+	u, err := tokenuri.Parse(uri)
+	if !k.unless(err == nil, at, "%v", err) {
+		return u, false
 	}
-	for part := range strings.FieldsFuncSeq(rest, func(r rune) bool { return r == ';' || r == '?' || r == '&' }) {
-		name, value, _ := strings.Cut(part, "=")
-		text, err := url.PathUnescape(value)
-		k.unless(err == nil, at, "%s is not percent-encoded as RFC 7512 wants", name)
-		attrs[name] = text
-	}
-	_, inline := attrs["pin-value"]
-	k.unless(!inline, at, "a secret cannot be written into this file; use pin-source, or pin: {file: PATH}")
-	_, slot := attrs["slot-id"]
-	k.unless(!slot, at, "slot numbers change; choose the token by token, serial, model or manufacturer")
-	return attrs
+	k.unless(u.Chooses(), at, "does not say which token; write it like pkcs11:token=LABEL")
+	return u, true
 }
 
 func (k *checker) sockets() {

@@ -22,10 +22,10 @@ var mayImport = map[string][]string{
 
 	"agent": {"agent/config", "agent/store", "hsm", "internal/access", "internal/secret", "sinks", "sinks/consumers", "sinks/credentials", "sinks/files", "sinks/socket", "systemd",
 		"upstream", "upstream/ciphertrust", "upstream/manager", "upstream/senhasegura"},
-	"agent/config": {"internal/access", "internal/itemref", "internal/secret"},
+	"agent/config": {"internal/access", "internal/itemref", "internal/secret", "internal/tokenuri"},
 	"agent/store":  {"internal/secret"},
 
-	"hsm":         {"hsm/pipe", "hsm/wire", "internal/secret"},
+	"hsm":         {"hsm/pipe", "hsm/wire", "internal/secret", "internal/tokenuri"},
 	"hsm/worker":  {"hsm/wire", "internal/secret"},
 	"hsm/hsmtest": {"hsm", "hsm/wire"},
 

@@ -1,4 +1,7 @@
-package hsm
+// Package tokenuri reads PKCS#11 URIs (RFC 7512) that choose a token. The check of
+// the configuration and the HSM read them alike with it, so that what is let pass
+// opens a token.
+package tokenuri
 
 import (
 	"errors"
@@ -15,14 +18,25 @@ type URI struct {
 	PINFile                            string // pin-source
 }
 
-// ParseURI reads a PKCS#11 URI that chooses a token. What would be misread in
+// Chooses reports whether the URI says which token is meant.
+func (u URI) Chooses() bool { return u.Label+u.Serial+u.Manufacturer+u.Model != "" }
+
+// How many bytes PKCS#11 has for what a token says of itself.
+const (
+	MaxLabel  = 32
+	MaxSerial = 16
+)
+
+var sizes = map[string]int{"token": MaxLabel, "serial": MaxSerial, "manufacturer": 32, "model": 16}
+
+// Parse reads a PKCS#11 URI that chooses a token. What would be misread in
 // silence is refused: attributes of objects, slot numbers, which change, and a
 // PIN in plain sight.
-func ParseURI(s string) (URI, error) {
+func Parse(s string) (URI, error) {
 	var u URI
 	rest, ok := strings.CutPrefix(s, "pkcs11:")
 	if !ok {
-		return u, errors.New("it does not start with pkcs11: as a PKCS#11 URI does")
+		return u, errors.New("it does not start with pkcs11: as a PKCS#11 URI does; write it like pkcs11:token=LABEL")
 	}
 	path, query, _ := strings.Cut(rest, "?")
 	seen := map[string]bool{}
@@ -64,6 +78,9 @@ func (u *URI) set(attr string, seen map[string]bool, field func(string) (*string
 	if value == "" {
 		return fmt.Errorf("%s is empty", name)
 	}
+	if most, ok := sizes[name]; ok && len(value) > most {
+		return fmt.Errorf("%s has %d bytes; that of a token has %d at most", name, len(value), most)
+	}
 	switch name {
 	case "pin-source":
 		value, err = pinFile(value)
@@ -91,7 +108,7 @@ func (u *URI) pathField(name string) (*string, error) {
 	case "object", "id", "type":
 		return nil, fmt.Errorf("%s names an object; this chooses a token", name)
 	}
-	return nil, fmt.Errorf("%s is not supported", name)
+	return nil, fmt.Errorf("%s is not supported; a token is chosen by token, serial, manufacturer and model", name)
 }
 
 func (u *URI) queryField(name string) (*string, error) {
@@ -103,7 +120,7 @@ func (u *URI) queryField(name string) (*string, error) {
 	case "pin-value":
 		return nil, errors.New("pin-value: a PIN does not belong here; use pin-source")
 	}
-	return nil, fmt.Errorf("%s is not supported", name)
+	return nil, fmt.Errorf("%s is not supported; only module-path and pin-source are", name)
 }
 
 // pinFile is the file of a pin-source: a path, or a file: URI.
