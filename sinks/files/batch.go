@@ -10,12 +10,13 @@ import (
 	"time"
 )
 
-// A batch is what one change of an item does to all its targets: their
-// directories are opened once and synced once, and what has to follow is noted
-// once. That is what makes a thousand files cost little more than writing them.
+// A batch is what one change of an item does to its targets in a directory, which
+// is opened once and synced once; what has to follow is noted once for all
+// directories. That is what makes a thousand files cost little more than writing them.
 type batch struct {
-	fs   *Files
-	dirs map[string]*dir
+	fs    *Files
+	dirs  map[string]*dir
+	stint *stint
 }
 
 // A job is a target that has to be written.
@@ -44,16 +45,54 @@ func (e *entry) make(its items) (content, error) {
 
 func contentOf(b []byte) content { return content{b, sha256.Sum256(b)} }
 
-// apply changes targets and makes them what they should be then. Targets have
-// to be in the order of their paths.
+// apply changes targets and makes them what they should be then. Targets have to
+// be in the order of their paths. Those whose file system hangs are not waited for:
+// what they were told (see target.say) they take up once it answers, but change is
+// not made.
 func (fs *Files) apply(targets []*target, change func(*target)) error {
-	b := &batch{fs: fs, dirs: map[string]*dir{}}
+	var errs []error
+	var stints []*stint
+	of := map[*lane]*stint{}
+	for _, t := range targets {
+		if err := t.enter(); err != nil {
+			t.lane.check(true, t)
+			errs = append(errs, err)
+			continue
+		}
+		if of[t.lane] == nil {
+			of[t.lane] = newStint(t.lane)
+			stints = append(stints, of[t.lane])
+		}
+		of[t.lane].targets = append(of[t.lane].targets, t)
+	}
+	fs.begin(stints, func(s *stint) { go s.run(change) })
+	for _, s := range stints {
+		errs = append(errs, s.wait())
+	}
+	return errors.Join(errs...)
+}
+
+// begin begins the stints of one change, each of which run has to call run of.
+func (fs *Files) begin(stints []*stint, run func(*stint)) {
+	announced, told := newMeeting(stints, fs.announce), newMeeting(stints, fs.tell)
+	for _, s := range stints {
+		s.announced, s.told = announced, told
+		s.begin()
+	}
+	for _, s := range stints {
+		run(s)
+	}
+}
+
+// run makes the targets what they should be after a change.
+func (s *stint) run(change func(*target)) {
+	defer s.end()
+	b := &batch{fs: s.lane.fs, dirs: map[string]*dir{}, stint: s}
 	defer b.close()
 	errs := map[*target]error{}
 	var jobs []*job
-	for _, t := range targets {
-		t.mu.Lock()
-		defer t.mu.Unlock()
+	for _, t := range s.targets {
+		t.takeUp()
 		change(t)
 		j, err := t.plan(b)
 		if err != nil {
@@ -61,21 +100,23 @@ func (fs *Files) apply(targets []*target, change func(*target)) error {
 		} else if j != nil {
 			jobs = append(jobs, j)
 		}
+		s.moves()
 	}
 	b.write(jobs)
 	for _, j := range jobs {
 		errs[j.t] = j.err
 	}
 	var all []error
-	for _, t := range targets {
+	for _, t := range s.targets {
 		if errs[t] == nil && t.set != nil {
 			errs[t] = t.prune(b)
+			s.moves()
 		}
 		t.settle(errs[t])
 		t.show()
 		all = append(all, errs[t])
 	}
-	return errors.Join(all...)
+	s.err = errors.Join(all...)
 }
 
 // dir opens the directory of a target, and checks that it is safe there.
@@ -104,20 +145,23 @@ func aboutTarget(t *target, err error) error {
 
 // write does the jobs. What failed is in them.
 func (b *batch) write(jobs []*job) {
-	if !b.announce(jobs) {
-		return
-	}
+	b.stint.meet(b.stint.announced, jobs)
 	for _, j := range jobs {
-		if j.right {
+		switch {
+		case j.err != nil:
+			continue
+		case j.right:
 			j.d.touched = true // what failed may have been the sync
 			continue
 		}
+		j.d.still = func() error { return b.stint.wanted(j.t) }
 		j.err = j.t.write(b, j)
 		if j.err != nil {
 			if _, ok := errors.AsType[*Error](j.err); !ok {
 				j.err = &Error{Path: j.t.path, Op: "write", Err: j.err, Remedy: j.t.remedy(j.err)}
 			}
 		}
+		b.stint.moves()
 	}
 	for _, d := range b.dirs {
 		if !d.touched {
@@ -137,31 +181,29 @@ func (b *batch) write(jobs []*job) {
 			j.t.done(j)
 		}
 	}
-	b.fs.memory.keep()
-	b.tell(jobs)
+	b.stint.meet(b.stint.told, jobs)
 }
 
-// announce notes what has to follow, and reports false if that cannot be.
-func (b *batch) announce(jobs []*job) bool {
+// announce notes what has to follow. If that cannot be the jobs have failed.
+func (fs *Files) announce(jobs []*job) {
 	loud := slices.DeleteFunc(slices.Clone(jobs), func(j *job) bool { return j.silent })
-	if len(loud) == 0 || b.fs.cfg.Writing == nil {
-		return true
+	if len(loud) == 0 || fs.cfg.Writing == nil {
+		return
 	}
-	if err := b.fs.cfg.Writing(deliveries(loud)); err != nil {
+	if err := fs.cfg.Writing(deliveries(loud)); err != nil {
 		for _, j := range jobs {
 			j.err = &Error{Path: j.t.path, Op: "prepare", Err: err}
 		}
-		b.tell(jobs)
-		return false
+		return
 	}
 	for _, j := range loud {
 		j.t.owed = &j.delivery
 	}
-	return true
 }
 
 // tell tells of the jobs that are done, and of those that failed.
-func (b *batch) tell(jobs []*job) {
+func (fs *Files) tell(jobs []*job) {
+	fs.memory.keep()
 	var written, unwritten []*job
 	for _, j := range jobs {
 		switch {
@@ -173,11 +215,11 @@ func (b *batch) tell(jobs []*job) {
 			unwritten = append(unwritten, j)
 		}
 	}
-	if len(written) > 0 && b.fs.cfg.Written != nil {
-		b.fs.cfg.Written(deliveries(written))
+	if len(written) > 0 && fs.cfg.Written != nil {
+		fs.cfg.Written(deliveries(written))
 	}
-	if len(unwritten) > 0 && b.fs.cfg.Unwritten != nil {
-		b.fs.cfg.Unwritten(deliveries(unwritten))
+	if len(unwritten) > 0 && fs.cfg.Unwritten != nil {
+		fs.cfg.Unwritten(deliveries(unwritten))
 	}
 }
 

@@ -31,6 +31,16 @@ type dir struct {
 	// agent, each with one of theirs.
 	foreign map[uint32]string
 	touched bool // needs to be synced
+	// still says why what is being written is not to appear any more; nil is never.
+	still func() error
+}
+
+// wanted asks still.
+func (d *dir) wanted() error {
+	if d.still == nil {
+		return nil
+	}
+	return d.still()
 }
 
 // openDir opens a directory component by component. None of them may be a link,
@@ -263,9 +273,12 @@ func (d *dir) replace(name string, content []byte, a attributes, generation int6
 	if st, err = d.create(tmp, content, a, generation); err != nil {
 		return st, err
 	}
-	if err := unix.Renameat(d.fd(), tmp, d.fd(), name); err != nil {
+	if err = d.wanted(); err == nil {
+		err = os.NewSyscallError("rename", unix.Renameat(d.fd(), tmp, d.fd(), name))
+	}
+	if err != nil {
 		_ = unix.Unlinkat(d.fd(), tmp, 0)
-		return st, os.NewSyscallError("rename", err)
+		return st, err
 	}
 	d.touched = true
 	return d.stat(name) // the rename has changed a time of it

@@ -19,17 +19,25 @@ import (
 type Files struct {
 	cfg     Config
 	targets map[string]*target // by path
+	lanes   map[string]*lane   // by directory
 	users   map[ref]*users     // by item
 	trusted map[uint32]bool    // users who could replace the agent anyway
 	wake    chan struct{}      // something became due
 	slow    time.Duration      // how often all are looked at, whatever happens
 	memory  *memory
+
+	patience, hanging time.Duration // see stint.go
+	stuck             atomic.Int64  // stints that do not get on
+
+	words sync.Mutex // never held for long
 }
 
 // users are the targets of an item.
 type users struct {
-	targets []*target    // in the order of their paths
-	words   atomic.Int64 // how often it was published or withdrawn; the last word counts
+	targets []*target // in the order of their paths
+	// guarded by Files.words
+	said int  // how often it was published or withdrawn; the last word counts
+	item item // by the last word
 }
 
 // New checks the configuration, reporting all faults at once. It writes nothing,
@@ -38,8 +46,8 @@ func New(cfg Config) (*Files, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	fs := &Files{cfg: cfg, targets: map[string]*target{}, users: map[ref]*users{}, trusted: ownersAbove(cfg.Trusted),
-		wake: make(chan struct{}, 1), slow: slowCheck}
+	fs := &Files{cfg: cfg, targets: map[string]*target{}, lanes: map[string]*lane{}, users: map[ref]*users{}, trusted: ownersAbove(cfg.Trusted),
+		wake: make(chan struct{}, 1), slow: slowCheck, patience: patience, hanging: hanging}
 	var bad []error
 	add := func(t *target, err error) {
 		if err == nil && fs.targets[t.path] != nil {
@@ -63,6 +71,11 @@ func New(cfg Config) (*Files, error) {
 	fs.memory = newMemory(cfg.Remembered, cfg.Remember, cfg.Log)
 	for _, t := range fs.sorted() {
 		t.fs = fs
+		if fs.lanes[t.dir] == nil {
+			fs.lanes[t.dir] = newLane(fs, t.dir)
+		}
+		t.lane = fs.lanes[t.dir]
+		t.lane.targets = append(t.lane.targets, t)
 		t.show()
 		for _, r := range t.needs() {
 			if fs.users[r] == nil {
@@ -91,7 +104,8 @@ func ownersAbove(path string) map[uint32]bool {
 }
 
 // PublishSecret writes the files of a secret. An error is about those files
-// that could not be written; Run tries them again.
+// that could not be written; Run tries them again. Those whose file system hangs
+// are written when it answers.
 func (fs *Files) PublishSecret(s *sinks.Secret) error {
 	return fs.publish(secretRef(s.Name), item{secret: s})
 }
@@ -101,25 +115,42 @@ func (fs *Files) PublishCertificate(c *sinks.Certificate) error {
 	return fs.publish(certificateRef(c.Name), item{cert: c})
 }
 
+// WithdrawSecret removes the files of a secret that its upstream refuses: its
+// value is not valid any more and goes at once, everywhere. Run tries again to
+// remove what could not be.
+func (fs *Files) WithdrawSecret(name string) error {
+	return fs.publish(secretRef(name), item{})
+}
+
 func (fs *Files) publish(r ref, it item) error {
 	u := fs.users[r]
 	if u == nil {
 		return nil
 	}
-	word := u.words.Add(1)
-	give := func(t *target) {
-		if u.words.Load() == word { // nothing else came while this waited
-			t.give(r, it)
+	fs.words.Lock()
+	u.said++
+	said := u.said
+	renews := u.item != (item{}) && it != (item{}) && u.item.version() != it.version()
+	u.item = it
+	fs.words.Unlock()
+	give := func(ts []*target) error {
+		fs.words.Lock()
+		for _, t := range ts {
+			if u.said == said { // nothing else came while this waited
+				t.say(r, it)
+			}
 		}
+		fs.words.Unlock()
+		return fs.apply(ts, func(*target) {})
 	}
-	if fs.cfg.InTurn == nil || !slices.ContainsFunc(u.targets, func(t *target) bool { return t.renews(r, it) }) {
-		return fs.apply(u.targets, give)
+	if fs.cfg.InTurn == nil || !renews {
+		return give(u.targets)
 	}
-	return fs.applyInTurn(u.targets, give)
+	return fs.inTurn(u.targets, give)
 }
 
-// applyInTurn is apply as Config.InTurn lets it be made.
-func (fs *Files) applyInTurn(targets []*target, change func(*target)) error {
+// inTurn calls give as Config.InTurn lets it be.
+func (fs *Files) inTurn(targets []*target, give func([]*target) error) error {
 	paths := make([]string, len(targets))
 	for i, t := range targets {
 		paths[i] = t.path
@@ -132,25 +163,12 @@ func (fs *Files) applyInTurn(targets []*target, change func(*target)) error {
 			ts[i] = fs.targets[path]
 		}
 		slices.SortFunc(ts, byPath)
-		err := fs.apply(ts, change)
+		err := give(ts)
 		mu.Lock()
 		defer mu.Unlock()
 		errs = append(errs, err)
 	})
 	return errors.Join(errs...)
-}
-
-// WithdrawSecret removes the files of a secret that its upstream refuses: its
-// value is not valid any more and goes at once, everywhere. Run tries again to
-// remove what could not be.
-func (fs *Files) WithdrawSecret(name string) error {
-	r := secretRef(name)
-	u := fs.users[r]
-	if u == nil {
-		return nil
-	}
-	u.words.Add(1)
-	return fs.apply(u.targets, func(t *target) { t.take(r) })
 }
 
 // check looks whether a target is as it should be.
@@ -163,9 +181,22 @@ func (fs *Files) check(t *target) {
 func (fs *Files) Status() []Status {
 	var out []Status
 	for _, t := range fs.sorted() {
-		out = append(out, t.view.Load().Status)
+		st := t.view.Load().Status
+		if t.lane.hanging() {
+			st.Err, st.RetryAt = t.unanswered(), time.Time{}
+		}
+		out = append(out, st)
 	}
 	return out
+}
+
+// patienceNow is how long a file system is waited for: less while another hangs,
+// which may be the same.
+func (fs *Files) patienceNow() time.Duration {
+	if fs.stuck.Load() > 0 {
+		return fs.patience / 10
+	}
+	return fs.patience
 }
 
 func (fs *Files) wakeUp() {

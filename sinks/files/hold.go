@@ -15,7 +15,9 @@ func (fs *Files) Wanted(path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	t.mu.Lock()
+	if err := t.enter(); err != nil {
+		return "", err
+	}
 	defer t.mu.Unlock()
 	return t.wanted(), nil
 }
@@ -27,7 +29,9 @@ func (fs *Files) Hold(path, wanted string) error {
 	if err != nil {
 		return err
 	}
-	t.mu.Lock()
+	if err := t.enter(); err != nil {
+		return err
+	}
 	defer t.mu.Unlock()
 	defer t.show()
 	t.held, t.heldFrom, t.settled = true, wanted, false
@@ -73,7 +77,9 @@ func (fs *Files) Revives(path string) (why []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	t.mu.Lock()
+	if err := t.enter(); err != nil {
+		return nil, err
+	}
 	defer t.mu.Unlock()
 	for _, r := range t.needs() {
 		if r.Kind == kindSecret && !slices.Contains(t.previous.Items, Item{Secret: r.Name, Version: t.items[r].version()}) {

@@ -18,30 +18,30 @@ import (
 // not be known. It then has to belong to whom it should or to the agent, and to
 // have no other name: the owner of the directory can put nothing there but what
 // is theirs.
-func (fs *Files) Read(path, name string) (content []byte, err error) {
-	err = fs.inPlace(path, func(t *target, d *dir) error {
+func (fs *Files) Read(path, name string) ([]byte, error) {
+	return inPlace(fs, path, func(t *target, d *dir) ([]byte, error) {
 		e := t.entries[0]
 		if t.set != nil {
 			i := slices.IndexFunc(t.entries, func(e *entry) bool { return e.name == name })
 			if i < 0 {
-				return &Error{Path: t.path, Op: "read", Err: fmt.Errorf("no file of the set is called %q", name)}
+				return nil, &Error{Path: t.path, Op: "read", Err: fmt.Errorf("no file of the set is called %q", name)}
 			}
 			e = t.entries[i]
 			gen, err := t.onDisk(d)
 			if err != nil {
-				return &Error{Path: t.path, Op: "read", Err: err}
+				return nil, &Error{Path: t.path, Op: "read", Err: err}
 			}
 			if d, err = t.below(d, t.linkTo(gen)); err != nil {
-				return &Error{Path: t.path, Op: "read", Err: fmt.Errorf("generation %d: %w", gen, err)}
+				return nil, &Error{Path: t.path, Op: "read", Err: fmt.Errorf("generation %d: %w", gen, err)}
 			}
 			defer d.close()
 		}
-		if content, err = t.readDelivered(d, e); err != nil {
-			return &Error{Path: t.pathOf(e), Op: "read", Err: err, Remedy: readRemedy(err)}
+		content, err := t.readDelivered(d, e)
+		if err != nil {
+			err = &Error{Path: t.pathOf(e), Op: "read", Err: err, Remedy: readRemedy(err)}
 		}
-		return nil
+		return content, err
 	})
-	return content, err
 }
 
 // errNotDelivered is a file that somebody else has put where a delivered one was.
@@ -81,10 +81,9 @@ func (t *target) readDelivered(d *dir, e *entry) ([]byte, error) {
 // are none, or if this process has not seen the target right yet.
 func (fs *Files) Leaves(path string) [][]byte {
 	t, err := fs.target(path)
-	if err != nil {
+	if err != nil || t.enter() != nil {
 		return nil
 	}
-	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.delivered.Leaves
 }

@@ -32,14 +32,26 @@ func (fs *Files) Rollback(path string) error {
 }
 
 func (fs *Files) rollback(t *target) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	defer t.show()
-	b := &batch{fs: fs, dirs: map[string]*dir{}}
-	defer b.close()
+	return t.attend(func(s *stint) error {
+		defer t.show()
+		b := &batch{fs: fs, dirs: map[string]*dir{}, stint: s}
+		defer b.close()
+		return t.rollBack(b)
+	})
+}
+
+// rollBack is for Rollback. Once nobody waits for it any more it leaves the target
+// as it is, or has it put right.
+func (t *target) rollBack(b *batch) error {
 	d, err := b.dir(t)
 	if err != nil {
 		return err
+	}
+	d.still = func() error {
+		if b.stint.isLate() {
+			return errUnanswered
+		}
+		return nil
 	}
 	if t.set != nil {
 		err = t.rollbackSet(d)
@@ -50,13 +62,17 @@ func (fs *Files) rollback(t *target) error {
 		return err
 	}
 	d.touched = true
+	if err := d.wanted(); err != nil {
+		t.settled, t.due = false, time.Now()
+		return err
+	}
 	t.held, t.heldFrom, t.settled = true, t.wanted(), false
 	if err := t.hold(d, t.previous); err != nil {
 		return err
 	}
 	t.delivered, t.previous = t.previous, Delivery{}
 	t.delivered.Target, t.delivered.Generation = t.path, t.generation
-	fs.cfg.Log.Warn("previous version is back in place", "file", t.path, "generation", t.generation)
+	b.fs.cfg.Log.Warn("previous version is back in place", "file", t.path, "generation", t.generation)
 	return nil
 }
 
@@ -74,6 +90,8 @@ func (t *target) rollbackFile(d *dir) error {
 		if _, err := t.overwrite(d, old, t.entries[0].attr, st.Mtim.Nano()); err != nil {
 			return err
 		}
+	} else if err := d.wanted(); err != nil {
+		return err
 	} else if err := unix.Renameat(d.fd(), prev, d.fd(), t.base); err != nil {
 		return os.NewSyscallError("rename", err)
 	}
@@ -113,31 +131,35 @@ func (fs *Files) Redeliver(path string) error {
 }
 
 // Generation is the generation of a target that is in place, as the disk has it.
-func (fs *Files) Generation(path string) (gen int64, err error) {
-	err = fs.inPlace(path, func(t *target, d *dir) error {
-		if gen, err = t.onDisk(d); err != nil {
-			return &Error{Path: t.path, Op: "look at", Err: err}
+func (fs *Files) Generation(path string) (int64, error) {
+	return inPlace(fs, path, func(t *target, d *dir) (int64, error) {
+		gen, err := t.onDisk(d)
+		if err != nil {
+			err = &Error{Path: t.path, Op: "look at", Err: err}
 		}
-		return nil
+		return gen, err
 	})
-	return gen, err
 }
 
-// inPlace calls look with a target, locked, and its directory.
-func (fs *Files) inPlace(path string, look func(t *target, d *dir) error) error {
+// inPlace is what look says of a target, locked, and its directory.
+func inPlace[T any](fs *Files, path string, look func(t *target, d *dir) (T, error)) (seen T, err error) {
 	t, err := fs.target(path)
 	if err != nil {
-		return err
+		return seen, err
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	b := &batch{fs: fs, dirs: map[string]*dir{}}
-	defer b.close()
-	d, err := b.dir(t)
-	if err != nil {
+	var found T // which may come too late
+	if err := t.attend(func(s *stint) error {
+		b := &batch{fs: fs, dirs: map[string]*dir{}, stint: s}
+		defer b.close()
+		d, err := b.dir(t)
+		if err == nil {
+			found, err = look(t, d)
+		}
 		return err
+	}); err != nil {
+		return seen, err
 	}
-	return look(t, d)
+	return found, nil
 }
 
 // onDisk is for Generation.

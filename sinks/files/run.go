@@ -24,14 +24,8 @@ const (
 // could not be written, until ctx is done. Where the kernel watches no more files
 // it looks at them once a minute.
 func (fs *Files) Run(ctx context.Context) error {
-	r := &runner{fs: fs, lanes: map[string]*lane{}, unwatched: map[string]bool{}, of: map[string]*target{}}
-	for _, t := range fs.sorted() {
-		l := r.lanes[t.dir]
-		if l == nil {
-			l = newLane(fs, t.dir)
-			r.lanes[t.dir] = l
-		}
-		l.targets = append(l.targets, t)
+	r := &runner{fs: fs, unwatched: map[string]bool{}, of: map[string]*target{}}
+	for _, t := range fs.targets {
 		if t.set != nil { // its mode may be changed
 			r.of[filepath.Join(t.dir, t.store())] = t
 		}
@@ -45,9 +39,8 @@ func (fs *Files) Run(ctx context.Context) error {
 // A runner is a call of Run. It opens no file itself, so that a file system that
 // hangs stops its own lanes alone.
 type runner struct {
-	fs    *Files
-	w     *fsnotify.Watcher // nil while there are none to be had
-	lanes map[string]*lane  // by directory
+	fs *Files
+	w  *fsnotify.Watcher // nil while there are none to be had
 	// unwatched are the directories that could not be watched so far, with whether
 	// that may change soon.
 	unwatched map[string]bool
@@ -65,7 +58,7 @@ func (r *runner) open() {
 		w = nil
 	}
 	r.w = w
-	for dir := range r.lanes {
+	for dir := range r.fs.lanes {
 		r.unwatched[dir] = w != nil
 	}
 	for _, t := range r.fs.targets {
@@ -87,7 +80,7 @@ func (r *runner) close() {
 		r.w.Close()
 	}
 	limit := time.After(lastWords)
-	for _, l := range r.lanes {
+	for _, l := range r.fs.lanes {
 		select {
 		case <-l.idle():
 		case <-limit:
@@ -145,11 +138,11 @@ func (r *runner) event(ev fsnotify.Event) {
 		t = r.of[ev.Name] // the generation itself
 	}
 	if t != nil {
-		r.lanes[t.dir].check(false, t)
+		r.fs.lanes[t.dir].check(false, t)
 		return
 	}
 	name := filepath.Clean(ev.Name)
-	if r.lanes[name] != nil && (ev.Has(fsnotify.Remove) || ev.Has(fsnotify.Rename)) {
+	if r.fs.lanes[name] != nil && (ev.Has(fsnotify.Remove) || ev.Has(fsnotify.Rename)) {
 		_ = r.w.Remove(name) // it may be gone already
 		r.unwatched[name] = true
 		r.fs.wakeUp()
@@ -166,18 +159,20 @@ func (r *runner) add(path string) (ok, soon bool) {
 	return err == nil, true // the files there say why they cannot be written
 }
 
-// watch tries the directories that are not watched. One that is watched anew
-// may have changed in the meantime.
+// watch tries the directories that are not watched, once their lanes have found
+// that they answer: whoever waits for a watch keeps all others from theirs. One that
+// is watched anew may have changed in the meantime.
 func (r *runner) watch() {
 	for dir, may := range r.unwatched {
-		if !may {
+		l := r.fs.lanes[dir]
+		if !may || !l.opens() {
 			continue
 		}
 		ok, soon := r.add(dir)
 		r.unwatched[dir] = soon
 		if ok {
 			delete(r.unwatched, dir)
-			r.lanes[dir].check(true, r.lanes[dir].targets...)
+			l.check(true, l.targets...)
 		}
 	}
 }
@@ -201,14 +196,14 @@ func (r *runner) watchInner() {
 			if ok, _ := r.add(want); ok {
 				r.of[want] = t
 				t.watching.Store(&want)
-				r.lanes[t.dir].check(false, t)
+				r.fs.lanes[t.dir].check(false, t)
 			}
 		}
 	}
 }
 
 func (r *runner) checkAll() {
-	for _, l := range r.lanes {
+	for _, l := range r.fs.lanes {
 		l.check(false, l.targets...)
 	}
 }
@@ -216,7 +211,7 @@ func (r *runner) checkAll() {
 func (r *runner) checkDue(now time.Time) {
 	for _, t := range r.fs.targets {
 		if due := t.view.Load().due; !due.IsZero() && !due.After(now) {
-			r.lanes[t.dir].check(false, t)
+			r.fs.lanes[t.dir].check(false, t)
 		}
 	}
 }

@@ -246,6 +246,9 @@ func (t *target) writeGeneration(store *dir, j *job) (map[string]mark, error) {
 
 // lead has the link lead to a generation, by one rename.
 func (t *target) lead(d *dir, gen int64) error {
+	if err := d.wanted(); err != nil {
+		return err
+	}
 	tmp := tempName()
 	if err := unix.Symlinkat(t.linkTo(gen), d.fd(), tmp); err != nil {
 		return os.NewSyscallError("make link", err)

@@ -75,6 +75,10 @@ func (d *dir) exchange(name string, content []byte, a attributes, generation int
 	if _, err := d.create(tmp, content, a, generation); err != nil {
 		return st, nil, err
 	}
+	if err := d.wanted(); err != nil {
+		_ = unix.Unlinkat(d.fd(), tmp, 0)
+		return st, nil, err
+	}
 	if unkept = os.NewSyscallError("rename", unix.Renameat(d.fd(), tmp, d.fd(), prev)); unkept != nil {
 		prev = tmp // something is in the way there, and none of the file's business
 		err = unix.Renameat(d.fd(), tmp, d.fd(), name)
@@ -152,6 +156,9 @@ func (t *target) overwrite(d *dir, content []byte, a attributes, generation int6
 		return st, os.NewSyscallError("make room", err)
 	}
 	if err := a.dress(fd); err != nil { // before the content, as in create
+		return st, err
+	}
+	if err := d.wanted(); err != nil {
 		return st, err
 	}
 	half := false

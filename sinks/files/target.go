@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -21,10 +20,13 @@ type target struct {
 	entries         []*entry
 	set             *setState // nil for a file
 	fs              *Files
+	lane            *lane
 	watching        atomic.Pointer[string] // what Run watches besides dir
 	view            atomic.Pointer[view]
 
-	mu         sync.Mutex
+	next map[ref]item // guarded by fs.words: what it was told and has not taken up; the zero item is a withdrawal
+
+	mu         mutex
 	items      items           // guarded by mu: what should be in it
 	withdrawn  map[ref]bool    // guarded by mu: what must not be
 	purge      bool            // guarded by mu: something withdrawn is still there
@@ -73,7 +75,7 @@ const (
 )
 
 func newTarget(path string, entries []*entry) *target {
-	return &target{path: path, dir: filepath.Dir(path), base: filepath.Base(path), entries: entries,
+	return &target{path: path, dir: filepath.Dir(path), base: filepath.Base(path), entries: entries, mu: make(mutex, 1),
 		items: items{}, withdrawn: map[ref]bool{}, marks: map[string]mark{}}
 }
 
@@ -98,12 +100,35 @@ func (t *target) needs() []ref {
 	return slices.Compact(all)
 }
 
-// renews reports whether an item is another version of what the target was given.
-func (t *target) renews(r ref, it item) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	had, ok := t.items[r]
-	return ok && had.version() != it.version()
+// say tells the target of an item. It takes that up when it can be locked; what is
+// said last counts. Called with fs.words held.
+func (t *target) say(r ref, it item) {
+	if t.next == nil {
+		t.next = map[ref]item{}
+	}
+	t.next[r] = it
+}
+
+// told reports whether the target was told something that it has not taken up.
+func (t *target) told() bool {
+	t.fs.words.Lock()
+	defer t.fs.words.Unlock()
+	return t.next != nil
+}
+
+// takeUp takes up what the target was told.
+func (t *target) takeUp() {
+	t.fs.words.Lock()
+	next := t.next
+	t.next = nil
+	t.fs.words.Unlock()
+	for r, it := range next {
+		if it == (item{}) {
+			t.take(r)
+		} else {
+			t.give(r, it)
+		}
+	}
 }
 
 // give makes an item what should be in the target.
@@ -362,6 +387,10 @@ func (t *target) settle(err error) {
 			t.fs.cfg.Log.Info("file is right again", "file", t.path)
 		}
 		t.failures, t.err = 0, nil
+		return
+	}
+	if errors.Is(err, errNewer) {
+		t.settled = false
 		return
 	}
 	if t.err == nil || t.err.Error() != err.Error() {
