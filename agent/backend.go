@@ -35,6 +35,9 @@ func problem(err error) error {
 	if p, ok := errors.AsType[*socket.Problem](err); ok {
 		return p
 	}
+	if err == context.DeadlineExceeded || err == context.Canceled {
+		return err // the caller's own time is over, of which the socket knows more
+	}
 	p := &socket.Problem{Code: socket.CodeUnavailable, Detail: err.Error(), Hint: hintOf(err)}
 	if r, ok := errors.AsType[*refusal](err); ok {
 		p.Code = r.code

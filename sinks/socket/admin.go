@@ -96,6 +96,9 @@ func (q *request) logout() error {
 	if err := q.authorizeAdmin("upstream.logout", access.Token, q.name); err != nil {
 		return err
 	}
+	if err := q.decode(&struct{}{}); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(q.r.Context(), adminTimeout)
 	defer cancel()
 	q.within(adminTimeout)
@@ -164,6 +167,9 @@ func (q *request) rotateSealingKey() error {
 // clearPINGuard lets a refused PIN be tried once more, and returns when it was.
 func (q *request) clearPINGuard() error {
 	if err := q.authorizeAdmin("hsm.clear-pin-guard", access.Admin, q.name); err != nil {
+		return err
+	}
+	if err := q.decode(&struct{}{}); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(q.r.Context(), adminTimeout)

@@ -47,11 +47,45 @@ func TestKeys(t *testing.T) {
 			t.Errorf("%s: %s", body, got)
 		}
 	}
+	for _, body := range []string{`{}`, `{"message":""}`} {
+		if a := r.do("POST", "/v1/keys/host/sign", body); !strings.Contains(a.body, "a message that is not empty") {
+			t.Errorf("%s: %s", body, a.body)
+		}
+	}
 	b.sign = func(string, SignRequest) ([]byte, int, error) {
 		return nil, 0, &Problem{Code: CodeUnavailable, Detail: `hsm "default": sign: CKR_DEVICE_REMOVED`}
 	}
 	if a := r.do("POST", "/v1/keys/host/sign", `{"message":"AAA="}`); a.status != 503 || !strings.Contains(a.body, "CKR_DEVICE_REMOVED") {
 		t.Errorf("token away: %+v", a)
+	}
+}
+
+// What acts refuses a parameter that it does not know, as what reads does: a wish
+// that is not heard would look granted.
+func TestActionsHaveNoParameters(t *testing.T) {
+	called := false
+	act := func() error { called = true; return nil }
+	b := &fake{
+		renew:   func(context.Context, string, bool, bool) error { return act() },
+		refused: func(string, string) error { return act() },
+		login:   func(string, LoginRequest) error { return act() },
+	}
+	r := start(t, b, tester(true))
+	for path, body := range map[string]string{
+		"certificates/web/renew": "", "certificates/web/rotate": `{"compromised":false}`, "secrets/db/refused": `{"version":"1"}`,
+		"upstreams/pam/login": "", "upstreams/pam/logout": "", "hsm/default/clear-pin-guard": "",
+	} {
+		a := r.do("POST", "/v1/"+path+"?compromised=true", body)
+		if a.status != 400 || a.code(t) != CodeInvalid || !strings.Contains(a.body, `there is no parameter \"compromised\"`) {
+			t.Errorf("%s: %+v", path, a)
+		}
+	}
+	if called || len(b.cleared) > 0 {
+		t.Error("it was done all the same")
+	}
+	b.renew = func(context.Context, string, bool, bool) error { return context.DeadlineExceeded }
+	if a := r.do("POST", "/v1/certificates/web/renew", ""); a.status != 503 || !strings.Contains(a.body, `"detail":"certificate \"web\": not done within the time limit"`) {
+		t.Errorf("what takes too long: %+v", a)
 	}
 }
 

@@ -88,6 +88,9 @@ func (b signBody) request() (SignRequest, error) {
 		}
 		return r, nil
 	}
+	if b.Hash == "" && b.Digest == "" {
+		return r, invalid("there is nothing to sign: give hash and digest, or for an Ed25519 key a message that is not empty")
+	}
 	size, ok := hashSizes[b.Hash]
 	if !ok {
 		return r, invalid("hash is not one of SHA-256, SHA-384 and SHA-512")

@@ -81,7 +81,7 @@ func asProblem(err error) (p *Problem, ok bool) {
 		return &Problem{Code: codeTooLarge, Detail: "the body is longer than " + strconv.FormatInt(e.Limit, 10) + " bytes"}, true
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
-		return &Problem{Code: CodeUnavailable, Detail: "not done within the time limit"}, true
+		return &Problem{Code: CodeUnavailable, Detail: "not done within the time limit", Hint: "`signet status` says how it stands"}, true
 	}
 	if errors.Is(err, context.Canceled) {
 		return &Problem{Code: CodeUnavailable, Detail: "the request was given up, or the agent is stopping"}, true

@@ -6,8 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"mime"
 	"net/http"
+	"net/url"
+	"slices"
 	"strconv"
 	"time"
 
@@ -106,6 +109,9 @@ func (q *request) unrecorded() *Problem {
 // fail answers with an error and records the refusal.
 func (q *request) fail(err error) {
 	p, known := asProblem(err)
+	if q.entry.Name != "" && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)) {
+		p.Detail = q.entry.Kind.String() + " " + strconv.Quote(q.entry.Name) + ": " + p.Detail
+	}
 	if !known {
 		q.s.cfg.Log.Warn("request not answered", "event", q.entry.Event, "name", q.entry.Name, "request", q.entry.ID, "err", err)
 	}
@@ -154,9 +160,29 @@ func (q *request) sendJSON(v any) error {
 	return nil
 }
 
+// params are the parameters in the query, none but these; nil if there is no query.
+func (q *request) params(known ...string) (url.Values, error) {
+	if q.r.URL.RawQuery == "" {
+		return nil, nil
+	}
+	v, err := url.ParseQuery(q.r.URL.RawQuery)
+	if err != nil {
+		return nil, invalid("the query is not encoded correctly")
+	}
+	for _, key := range slices.Sorted(maps.Keys(v)) {
+		if !slices.Contains(known, key) {
+			return nil, invalid("there is no parameter " + strconv.Quote(key))
+		}
+	}
+	return v, nil
+}
+
 // decode reads a JSON body, strictly: one object, no unknown members. An empty
-// body is an empty object.
+// body is an empty object. What has a body has no parameters.
 func (q *request) decode(v any) error {
+	if _, err := q.params(); err != nil {
+		return err
+	}
 	if t := q.r.Header.Get("Content-Type"); t != "" {
 		// Programs that set no type send that of a form, such as curl -d. That of
 		// a browser would pass, but for its other headers: see checkOrigin.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"maps"
 	"net/http"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,17 +21,9 @@ type readParams struct {
 }
 
 func (q *request) readParams() (p readParams, err error) {
-	if q.r.URL.RawQuery == "" {
-		return p, nil
-	}
-	v, err := url.ParseQuery(q.r.URL.RawQuery)
-	if err != nil {
-		return p, invalid("the query is not encoded correctly")
-	}
-	for key := range v {
-		if key != "field" && key != "version" && key != "wait" {
-			return p, invalid("there is no parameter " + strconv.Quote(key))
-		}
+	v, err := q.params("field", "version", "wait")
+	if v == nil || err != nil {
+		return p, err
 	}
 	p.field, p.version = v.Get("field"), v.Get("version")
 	if s := v.Get("wait"); s != "" {
@@ -195,7 +186,8 @@ func (q *request) fetch(st *state[secretItem], wait time.Duration) error {
 		return err
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
-		return &Problem{Code: CodeUnavailable, Detail: "secret " + strconv.Quote(q.name) + ": not fetched yet", RetryAfter: time.Second}
+		return &Problem{Code: CodeUnavailable, Detail: "secret " + strconv.Quote(q.name) + ": not fetched yet, its upstream has not answered within " + wait.String(),
+			Hint: "the fetch goes on: ask again, or wait for it with ?wait=30s; `signet status` says how it stands", RetryAfter: time.Second}
 	}
 	return err
 }

@@ -1,0 +1,116 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/signet-agent/signet/internal/access"
+	"github.com/signet-agent/signet/sinks"
+	"github.com/signet-agent/signet/sinks/socket"
+	"github.com/signet-agent/signet/upstream"
+)
+
+// A served is a socket that is served.
+type served struct {
+	*socket.Server
+	client *http.Client
+}
+
+// serveBackend serves a backend to an administrator who may also read the secret
+// db, until the test ends.
+func serveBackend(t *testing.T, b backend) *served {
+	t.Helper()
+	policy, err := access.Compile([]access.Rule{{
+		Callers: access.Callers{Users: []string{strconv.Itoa(os.Getuid())}}, Allow: access.Allow{Secrets: []string{"db"}, Admin: true},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return serveSocket(t, socket.New(socket.Config{Backend: b, Policy: policy, Secrets: []string{"db"}}))
+}
+
+func serveSocket(t *testing.T, srv *socket.Server) *served {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "s")
+	ln, err := socket.Listen(path, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &served{srv, &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", path)
+	}}}}
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(ctx, ln) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		s.client.CloseIdleConnections()
+	})
+	return s
+}
+
+func (s *served) get(t *testing.T, path string) (*http.Response, []byte) {
+	t.Helper()
+	resp, err := s.client.Get("http://signet" + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp, body
+}
+
+// Who asks for a secret before its slow upstream has answered is told which one it
+// is, why, and what to do; the fetch goes on, and is joined by whoever asks again.
+func TestFirstFetchThatTakesLongSaysSo(t *testing.T) {
+	b := newCacheBench(t, secretSpec{TTL: time.Hour, MaxStale: day}, nil, nil)
+	answers := make(chan struct{})
+	b.set(func() (upstream.Secret, error) {
+		<-answers
+		return is("one")()
+	})
+	var s *served
+	b.publish = func(p *sinks.Secret) { s.PublishSecret(p) }
+	defer b.start(t)()
+	s = serveBackend(t, b.asks())
+
+	resp, body := s.get(t, "/v1/secrets/db?wait=50ms")
+	var p struct{ Code, Detail, Hint string }
+	if err := json.Unmarshal(body, &p); err != nil {
+		t.Fatal(err)
+	}
+	if resp.StatusCode != 503 || resp.Header.Get("Retry-After") != "1" || p.Code != socket.CodeUnavailable ||
+		p.Detail != `secret "db": not fetched yet, its upstream has not answered within 50ms` || !strings.Contains(p.Hint, "?wait=30s") {
+		t.Errorf("HTTP %d, %v, %s", resp.StatusCode, resp.Header, body)
+	}
+	close(answers)
+	if resp, body := s.get(t, "/v1/secrets/db"); resp.StatusCode != 200 || b.count() != 1 {
+		t.Errorf("after the answer: HTTP %d, %s; %d calls", resp.StatusCode, body, b.count())
+	}
+}
+
+// Who waits for anything else no longer than the socket lets it is told by the
+// socket what that was: the agent has nothing to add.
+func TestTimeOverIsTheSocketsMatter(t *testing.T) {
+	b := backend{&Agent{rotators: map[string]*rotator{"web": {asks: make(chan ask)}}}}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	if err := b.Renew(ctx, "web", false, false); err != context.DeadlineExceeded {
+		t.Errorf("%T %v", err, err)
+	}
+}
