@@ -3,7 +3,9 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -13,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/signet-agent/signet/agent/store"
 	"github.com/signet-agent/signet/internal/access"
 	"github.com/signet-agent/signet/sinks"
 	"github.com/signet-agent/signet/sinks/socket"
@@ -112,5 +115,50 @@ func TestTimeOverIsTheSocketsMatter(t *testing.T) {
 	defer cancel()
 	if err := b.Renew(ctx, "web", false, false); err != context.DeadlineExceeded {
 		t.Errorf("%T %v", err, err)
+	}
+}
+
+// While nothing can be recorded everything is refused: readyz and status say so
+// both, and both say that it is over.
+func TestNotReadyWhileTheAuditRefuses(t *testing.T) {
+	for on, allow := range map[string]bool{"refuse": false, "allow": true} {
+		cfg, _, err := checked(t, fmt.Sprintf(`audit: {file: /dev/full, on_failure: %s}
+policy: [{callers: {users: [%d]}, allow: {admin: true}}]
+`, on, os.Getuid()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		st, err := store.Open(cfg.StatePath())
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, err := newAgent(cfg, Options{Log: slog.New(slog.DiscardHandler)}, st)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.tokens, a.identities = nil, nil // all else is well
+		close(a.opened)
+		s := serveSocket(t, a.socket)
+		for deadline := time.Now().Add(10 * time.Second); a.audit.Err() == nil; <-time.After(10 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatal("the full disk is not noticed")
+			}
+		}
+		ready, why := s.get(t, "/v1/readyz")
+		_, text := s.get(t, "/v1/status")
+		var status Status
+		if err := json.Unmarshal(text, &status); err != nil {
+			t.Fatal(err)
+		}
+		if (ready.StatusCode == 200) != allow || status.Ready != allow {
+			t.Errorf("allow=%v: readyz is %d, and status says ready %v", allow, ready.StatusCode, status.Ready)
+		}
+		if !allow && (!strings.Contains(string(why), "no space left") || !strings.Contains(status.Reason, "no space left")) {
+			t.Errorf("why: readyz %s, status %q", why, status.Reason)
+		}
+		_ = a.audit.Close() // what waits cannot be written
+		if err := st.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }

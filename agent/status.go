@@ -260,8 +260,9 @@ func runwayOf(items []Item, now time.Time) Runway {
 	return r
 }
 
-// ready says why the host is not ready, or nil: the token is open and every
-// identity has a certificate that is not within its last tenth.
+// ready says why the host is not ready, or nil: the token is open, what is given can
+// be recorded, and every identity has a certificate that is not within its last
+// tenth.
 func (a *Agent) ready(now time.Time) error {
 	for name, t := range a.tokens {
 		if st := t.Status(); !st.Open {
@@ -270,6 +271,9 @@ func (a *Agent) ready(now time.Time) error {
 	}
 	if err := a.notOpen(); err != nil {
 		return err
+	}
+	if a.audit.Refusing() {
+		return a.audit.Err()
 	}
 	for _, name := range slices.Sorted(maps.Keys(a.identities)) {
 		if err := a.rotators[name].snap.Load().usable(name, now); err != nil {

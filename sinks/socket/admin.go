@@ -192,9 +192,6 @@ func (q *request) healthz() error {
 func (q *request) readyz() error {
 	q.recorded = true // it is no access
 	err := q.s.cfg.Backend.Ready()
-	if q.s.cfg.Audit.Refusing() { // and so is everything else refused
-		err = q.s.cfg.Audit.Err()
-	}
 	if err == nil {
 		q.send(http.StatusOK, jsonType, []byte(`{"status":"ready"}`+"\n"))
 		return nil
