@@ -100,37 +100,6 @@ func (t *target) needs() []ref {
 	return slices.Compact(all)
 }
 
-// say tells the target of an item. It takes that up when it can be locked; what is
-// said last counts. Called with fs.words held.
-func (t *target) say(r ref, it item) {
-	if t.next == nil {
-		t.next = map[ref]item{}
-	}
-	t.next[r] = it
-}
-
-// told reports whether the target was told something that it has not taken up.
-func (t *target) told() bool {
-	t.fs.words.Lock()
-	defer t.fs.words.Unlock()
-	return t.next != nil
-}
-
-// takeUp takes up what the target was told.
-func (t *target) takeUp() {
-	t.fs.words.Lock()
-	next := t.next
-	t.next = nil
-	t.fs.words.Unlock()
-	for r, it := range next {
-		if it == (item{}) {
-			t.take(r)
-		} else {
-			t.give(r, it)
-		}
-	}
-}
-
 // give makes an item what should be in the target.
 func (t *target) give(r ref, it item) {
 	old, had := t.items[r]
