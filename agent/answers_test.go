@@ -2,6 +2,10 @@ package agent
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -16,6 +20,7 @@ import (
 	"time"
 
 	"github.com/signet-agent/signet/agent/store"
+	"github.com/signet-agent/signet/hsm"
 	"github.com/signet-agent/signet/internal/access"
 	"github.com/signet-agent/signet/sinks"
 	"github.com/signet-agent/signet/sinks/socket"
@@ -160,5 +165,23 @@ policy: [{callers: {users: [%d]}, allow: {admin: true}}]
 		if err := st.Close(); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// What is listed as a key can be shown: a key in a file is not.
+func TestKeysInFilesAreNotListed(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &rotator{name: "web", keys: newFileKeys(t, hsm.ECDSAP256, nil)}
+	r.snap.Store(&snapshot{record: record{Next: version{CSR: csr}}})
+	b := backend{&Agent{rotators: map[string]*rotator{"web": r}}}
+	if keys, err := b.Keys(func(string) bool { return true }); err != nil || len(keys) > 0 {
+		t.Errorf("listed: %+v, %v", keys, err)
 	}
 }

@@ -51,12 +51,13 @@ func (b backend) closed(name string) error {
 }
 
 // Keys is for socket.Backend. A token that is closed hides its own keys, and is
-// told of if there are no others.
+// told of if there are no others. A key in a file is none that can be asked for.
 func (b backend) Keys(visible func(name string) bool) ([]socket.KeyInfo, error) {
 	var out []socket.KeyInfo
 	var away error
 	for _, name := range slices.Sorted(maps.Keys(b.rotators)) {
-		if !visible(name) {
+		k, ok := b.rotators[name].keys.(*tokenKeys)
+		if !ok || !visible(name) {
 			continue
 		}
 		if err := b.closed(name); err != nil {
@@ -67,10 +68,7 @@ func (b backend) Keys(visible func(name string) bool) ([]socket.KeyInfo, error) 
 		if err != nil {
 			continue // being made
 		}
-		info := socket.KeyInfo{Name: name, Generation: v.Generation}
-		if k, ok := b.rotators[name].keys.(*tokenKeys); ok {
-			info.Algorithm = string(k.typ)
-		}
+		info := socket.KeyInfo{Name: name, Generation: v.Generation, Algorithm: string(k.typ)}
 		if pub, err := publicOf(v); err == nil {
 			info.PublicKey, _ = pemOf(pub) // a key that was parsed can be written
 		}
