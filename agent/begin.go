@@ -24,6 +24,7 @@ func (r *rotator) begin(ctx context.Context) error {
 		// They are of no harm where they are, and the next start tries again.
 		r.log.Warn("reserved keys not tidied away", "certificate", r.name, "err", err)
 	}
+	r.replaced(r.rec)
 	rec := r.rec
 	if n := &rec.Next; n.CSR != nil && n.Chain == nil && n.Refused == nil && !n.Sent {
 		n.CSR = nil // it is made again with the names of today

@@ -214,6 +214,9 @@ func (s *fileSigner) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts)
 	return key.Sign(rand, digest, opts)
 }
 
+// Replaced is for keyring. A file has no states.
+func (k *fileKeys) Replaced(string) error { return nil }
+
 // Retire is for keyring.
 func (k *fileKeys) Retire(_ context.Context, id string) error {
 	return k.store.DeleteRecord(kindFileKey, id)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/ed25519"
+	"errors"
 	"io"
 	"slices"
 	"time"
@@ -30,6 +31,14 @@ func (k *tokenKeys) Ensure(ctx context.Context, id string) (crypto.Signer, error
 
 func (k *tokenKeys) Signer(id string, pub crypto.PublicKey) crypto.Signer {
 	return &tokenSigner{k, id, pub}
+}
+
+// Replaced leaves alone what was never made, or is further on already.
+func (k *tokenKeys) Replaced(id string) error {
+	if err := k.token.SetState(id, hsm.Retiring); !errors.Is(err, hsm.ErrState) {
+		return err
+	}
+	return nil
 }
 
 func (k *tokenKeys) Retire(ctx context.Context, id string) error {

@@ -41,6 +41,9 @@ type keyring interface {
 	Ensure(ctx context.Context, id string) (crypto.Signer, error)
 	// Signer is the key that has been made and whose public half is pub.
 	Signer(id string, pub crypto.PublicKey) crypto.Signer
+	// Replaced writes down that a successor of the key is in use. The key signs on
+	// until it is retired.
+	Replaced(id string) error
 	// Retire destroys a key that nothing uses any more. Retiring it again does
 	// nothing.
 	Retire(ctx context.Context, id string) error

@@ -198,7 +198,7 @@ func (a *Agent) watchToken(ctx context.Context, t *hsm.Token) error {
 // told why it cannot be used.
 func (a *Agent) findKeys(ctx context.Context, t *hsm.Token, tried map[string]bool) {
 	for _, k := range t.Keys() {
-		if k.State != hsm.Live || a.rotators[k.Name] == nil || a.tokenOf(k.Name) != t || tried[k.ID] {
+		if k.State != hsm.Live && k.State != hsm.Retiring || a.rotators[k.Name] == nil || a.tokenOf(k.Name) != t || tried[k.ID] {
 			continue
 		}
 		_, err := t.Key(ctx, k.ID)

@@ -271,6 +271,7 @@ func (r *rotator) publishNext(ctx context.Context, rec record) (record, error) {
 		}
 		slices.SortStableFunc(rec.Old, func(a, b version) int { return a.DropAt.Compare(b.DropAt) })
 	}
+	r.replaced(rec)
 	if f := rec.Fallback; f.Refused != "" && f.Refused == serialOf(old.Chain) {
 		r.tellFallback(f, next)
 	} else {
@@ -278,6 +279,20 @@ func (r *rotator) publishNext(ctx context.Context, rec record) (record, error) {
 		r.tell(old, next, now)
 	}
 	return rec, nil
+}
+
+// replaced has the ledger know which keys have a successor in use. It comes after
+// publishing and before the record is written down: a crash on either side repeats it,
+// by the step or at the start. Nothing else hangs on it, so a failure is only said.
+func (r *rotator) replaced(rec record) {
+	for _, v := range rec.Old {
+		if v.KeyID == rec.Current.KeyID || v.KeyID == rec.Next.KeyID {
+			continue
+		}
+		if err := r.keys.Replaced(v.KeyID); err != nil {
+			r.log.Warn("ledger does not know that a key was replaced", "certificate", r.name, "generation", v.Generation, "err", err)
+		}
+	}
 }
 
 // tellFallback says that an older certificate is in use again.

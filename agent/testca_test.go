@@ -25,9 +25,32 @@ type memKeys struct {
 	keys    map[string]crypto.Signer // nil: reserved
 	made    int
 	retired int
+	// replaced are the keys that have a successor in use, as the ledger knows it.
+	replaced map[string]bool
 }
 
-func newMemKeys() *memKeys { return &memKeys{keys: map[string]crypto.Signer{}} }
+func newMemKeys() *memKeys {
+	return &memKeys{keys: map[string]crypto.Signer{}, replaced: map[string]bool{}}
+}
+
+func (m *memKeys) Replaced(id string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.replaced[id] = true
+	return nil
+}
+
+// retiring are the keys that are there and were replaced.
+func (m *memKeys) retiring() (ids []string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for id := range m.keys {
+		if m.replaced[id] {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
 
 func (m *memKeys) Reserve(string) (string, int, error) {
 	m.mu.Lock()
