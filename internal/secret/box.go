@@ -14,6 +14,7 @@ import (
 // goroutines.
 type Box struct {
 	aead   cipher.AEAD
+	key    []byte // in the same memory
 	memory string
 }
 
@@ -37,17 +38,22 @@ func NewBox(key []byte) (*Box, error) {
 	if err != nil {
 		return nil, fmt.Errorf("key: %w", err)
 	}
-	locked, memory := moved(aead)
+	locked, kept, memory := moved(aead, key)
 	if memory != Heap {
 		wipe(block)
 		wipe(aead)
 	}
-	return &Box{locked, memory}, nil
+	return &Box{locked, kept, memory}, nil
 }
 
 // Memory says where the key lies: MemfdSecret, Mlock, or Heap where neither can
 // be had.
 func (b *Box) Memory() string { return b.memory }
+
+// Key is the key, for who has it wrapped anew. Each use copies it out.
+func (b *Box) Key() Value {
+	return Value{lazy: true, room: uint32(len(b.key)), appendTo: func(dst []byte) []byte { return append(dst, b.key...) }}
+}
 
 // Seal appends plain to dst, sealed as what of says.
 func (b *Box) Seal(dst, plain, of []byte) []byte {

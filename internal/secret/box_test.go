@@ -125,6 +125,33 @@ func TestKeyLiesInLockedMemory(t *testing.T) {
 	}
 }
 
+// The key can be had again, to be wrapped anew, and lies beside the cipher.
+func TestKeyCanBeHadAgain(t *testing.T) {
+	key := bytes.Repeat([]byte{9}, 32)
+	b, err := NewBox(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	clear(key) // as the caller does
+	var copied []byte
+	b.Key().Use(func(k []byte) {
+		if !bytes.Equal(k, bytes.Repeat([]byte{9}, 32)) {
+			t.Errorf("%x", k)
+		}
+		copied = k
+	})
+	if !bytes.Equal(copied, make([]byte, 32)) {
+		t.Error("the copy was not wiped")
+	}
+	smaps, err := os.ReadFile("/proc/self/smaps")
+	if err != nil {
+		t.Skip(err)
+	}
+	if flags := flagsOf(t, string(smaps), fmt.Sprintf("%p", b.key)); !strings.Contains(flags, " lo") || !strings.Contains(flags, " dd") {
+		t.Errorf("flags of its memory: %s; want lo (locked) and dd (not dumped)", flags)
+	}
+}
+
 // flagsOf finds the flags of the mapping that an address is in.
 func flagsOf(t *testing.T, smaps, at string) string {
 	t.Helper()

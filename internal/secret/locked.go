@@ -1,6 +1,7 @@
 package secret
 
 import (
+	"bytes"
 	"crypto/cipher"
 	"reflect"
 	"unsafe"
@@ -59,26 +60,28 @@ func secretMemory(size int) []byte {
 }
 
 // moved is the cipher with its state in locked memory, which is never given
-// back. The library offers no way to say where the expanded key goes, so its
+// back, and behind it there a copy of the key. The library offers no way to say where the expanded key goes, so its
 // object is copied there whole; that is sound because it holds no pointers.
 // Where it should ever hold some, the cipher stays where it is.
-func moved(aead cipher.AEAD) (cipher.AEAD, string) {
+func moved(aead cipher.AEAD, key []byte) (cipher.AEAD, []byte, string) {
 	v := reflect.ValueOf(aead)
 	if v.Kind() != reflect.Pointer || pointers(v.Type().Elem()) {
-		return aead, Heap
+		return aead, bytes.Clone(key), Heap
 	}
 	t := v.Type().Elem()
-	mem, how := lock(int(t.Size()))
+	mem, how := lock(int(t.Size()) + len(key))
 	if mem == nil {
-		return aead, Heap
+		return aead, bytes.Clone(key), Heap
 	}
 	at := reflect.NewAt(t, unsafe.Pointer(unsafe.SliceData(mem)))
 	copy(mem, bytesOf(v))
 	locked, ok := at.Interface().(cipher.AEAD)
 	if !ok { // it is of the type that it was copied from
-		return aead, Heap
+		return aead, bytes.Clone(key), Heap
 	}
-	return locked, how
+	kept := mem[t.Size():][:len(key)]
+	copy(kept, key)
+	return locked, kept, how
 }
 
 // wipe clears the object behind a pointer that holds none itself.
