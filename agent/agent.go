@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -76,6 +77,8 @@ type Agent struct {
 	refresher  *refresher
 
 	opened   chan struct{}         // closed when the data key is unwrapped and the cache is read
+	sealed   sync.Mutex            // held while the data key is unwrapped, replaced or wrapped anew
+	unseal   chan struct{}         // has the data key looked at now
 	unopened atomic.Pointer[error] // why it could not be at the last try; nil before that
 	life     context.Context       // of fetches that outlive the request which began them
 }
@@ -118,7 +121,7 @@ func newAgent(cfg *config.Config, opt Options, st *store.Store) (*Agent, error) 
 	a := &Agent{
 		cfg: cfg, opt: opt, log: opt.Log, host: host, started: time.Now(), store: st, metrics: newMetrics(),
 		tokens: map[string]*hsm.Token{}, identities: map[string]*identity{}, services: map[string]*service{},
-		rotators: map[string]*rotator{}, expiries: map[string]*expiryWatch{}, opened: make(chan struct{}),
+		rotators: map[string]*rotator{}, expiries: map[string]*expiryWatch{}, opened: make(chan struct{}), unseal: make(chan struct{}, 1),
 	}
 	if d := st.Damaged(); d != nil {
 		a.notices = append(a.notices, withHint(d))

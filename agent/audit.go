@@ -107,7 +107,7 @@ func (s *auditSigner) info(ctx context.Context) (socket.KeyInfo, error) {
 		return socket.KeyInfo{}, err
 	}
 	text, err := pemOf(got.Public)
-	return socket.KeyInfo{Name: auditKeyName, Generation: k.Generation, Algorithm: string(k.Type), PublicKey: text, Attributes: got.Attributes}, err
+	return socket.KeyInfo{Name: auditKeyName, Generation: k.Generation, Algorithm: string(k.Type), PublicKey: text, Attributes: attributesOf(got)}, err
 }
 
 // publishKey adds a public key to the file of those that verify the audit.

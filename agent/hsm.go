@@ -1,17 +1,16 @@
 package agent
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/signet-agent/signet/agent/config"
 	"github.com/signet-agent/signet/hsm"
+	"github.com/signet-agent/signet/internal/access"
 	"github.com/signet-agent/signet/sinks/socket"
 )
 
@@ -83,8 +82,12 @@ func (b backend) Keys(visible func(name string) bool) ([]socket.KeyInfo, error) 
 // Key is for socket.Backend. A key that fails its audit is shown all the same,
 // with what is wrong with it.
 func (b backend) Key(ctx context.Context, name string) (socket.KeyInfo, error) {
-	if name == auditKeyName {
+	switch name {
+	case auditKeyName:
 		info, err := b.signer.info(ctx)
+		return info, problem(err)
+	case access.SealingKey:
+		info, err := b.sealingKeyInfo(ctx)
 		return info, problem(err)
 	}
 	v, err := b.keyOf(name)
@@ -100,16 +103,7 @@ func (b backend) Key(ctx context.Context, name string) (socket.KeyInfo, error) {
 	if err != nil {
 		return info, problem(err)
 	}
-	info.Algorithm, info.Attributes = string(k.typ), maps.Clone(got.Attributes)
-	audit := auditOf(got.Audit)
-	if got.Unfit != nil {
-		why := got.Unfit
-		if e, ok := errors.AsType[*hsm.Error](why); ok {
-			why = e.Err
-		}
-		audit.Passed, audit.Findings = false, append(audit.Findings, why.Error())
-	}
-	info.Attributes["audit"] = audit
+	info.Algorithm, info.Attributes = string(k.typ), attributesOf(got)
 	if got.Public != nil {
 		info.PublicKey, err = pemOf(got.Public)
 	}
@@ -126,8 +120,18 @@ type keyAudit struct {
 	WrapBy   string   `json:"wrap_by"`      // how it was tried, or why it could not be
 }
 
-func auditOf(a hsm.Audit) keyAudit {
-	return keyAudit{a.Passed, append([]string{}, a.Findings...), a.Read, a.Wrap, a.WrapBy}
+// attributesOf are the attributes of a key as the module states them, with its audit.
+func attributesOf(k hsm.KeyInfo) map[string]any {
+	a := keyAudit{k.Audit.Passed, append([]string{}, k.Audit.Findings...), k.Audit.Read, k.Audit.Wrap, k.Audit.WrapBy}
+	if why := k.Unfit; why != nil {
+		if e, ok := errors.AsType[*hsm.Error](why); ok {
+			why = e.Err
+		}
+		a.Passed, a.Findings = false, append(a.Findings, why.Error())
+	}
+	attributes := maps.Clone(k.Attributes)
+	attributes["audit"] = a
+	return attributes
 }
 
 // object is something on a token that the ledger does not know.
@@ -191,49 +195,6 @@ func (b backend) ClearPINGuard(ctx context.Context, name string) error {
 	}
 }
 
-// RotateSealingKey is for socket.Backend. The data key is wrapped anew; what it
-// seals is not touched.
-func (b backend) RotateSealingKey(ctx context.Context) error {
-	first, _ := b.cfg.Token("")
-	t := b.tokens[first.TokenName()]
-	if !b.isOpen() {
-		return problem(b.ready(time.Now()))
-	}
-	if err := t.RotateKEK(ctx); err != nil {
-		return problem(err)
-	}
-	if err := rewrap(ctx, t, b.store); err != nil {
-		return problem(err)
-	}
-	b.log.Info("sealing key rotated", "hsm", t.Status().Name)
-	return nil
-}
-
-// A rewrapper is a token with more than one sealing key.
-type rewrapper interface {
-	Rewrap(ctx context.Context, blob []byte) ([]byte, error)
-	RetireKEKs(ctx context.Context) error
-}
-
-// rewrap has the data key wrapped by the newest sealing key, and the older ones
-// destroyed once that is on disk. It may be repeated.
-func rewrap(ctx context.Context, t rewrapper, s shelf) error {
-	blob, err := s.Meta(metaDataKey)
-	if err != nil {
-		return fmt.Errorf("read the wrapped data key: %w", err)
-	}
-	again, err := t.Rewrap(ctx, blob)
-	if err != nil {
-		return fmt.Errorf("wrap the data key anew: %w", err)
-	}
-	if !bytes.Equal(again, blob) {
-		if err := s.SetMeta(metaDataKey, again); err != nil {
-			return fmt.Errorf("keep the wrapped data key: %w", err)
-		}
-	}
-	return t.RetireKEKs(ctx)
-}
-
 // checkToken looks at a token: whether it is open, what its module cannot do,
 // which keys are lost, and what is on it that nobody here made.
 func checkToken(ctx context.Context, name string, t *hsm.Token) []Check {
@@ -276,6 +237,9 @@ func checkKeys(ctx context.Context, token string, t *hsm.Token) []Check {
 	if lost := t.Status().Lost; len(lost) > 0 {
 		keys.Status, keys.Detail = checkFailed, "not on the token, though the ledger has them: "+strings.Join(lost, ", ")
 		keys.Hint = "if the token was restored from an old copy, restore a newer one; otherwise `signet rotate`"
+		if slices.ContainsFunc(lost, func(name string) bool { return strings.HasPrefix(name, access.SealingKey+"#") }) {
+			keys.Hint += ", and for " + access.SealingKey + ", before the agent is started again, `signet key rotate-sealing`"
+		}
 	}
 	unfit, err := t.Unfit(ctx)
 	if err != nil {

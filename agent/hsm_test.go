@@ -176,7 +176,7 @@ func TestSealingKeyRotates(t *testing.T) {
 	if err := b.tokens["main"].RotateKEK(t.Context()); err != nil { // and then a crash
 		t.Fatal(err)
 	}
-	if err := b.RotateSealingKey(t.Context()); err != nil {
+	if err := b.RotateSealingKey(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}
 	after, err := openSealer(t.Context(), b.tokens["main"], sealed)

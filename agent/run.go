@@ -135,37 +135,67 @@ func (a *Agent) runSecrets(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read the sealed secrets: %w", err)
 	}
-	first, _ := a.cfg.Token("")
-	token := a.tokens[first.TokenName()]
-	for n := 1; ; n++ {
-		select {
-		case <-token.Ready():
-		case <-ctx.Done():
-			return nil
-		}
-		s, err := openSealer(ctx, token, a.store)
-		if errors.Is(err, hsm.ErrSealed) && n >= unwrapTries {
-			a.log.Error("the data key was changed on disk; it is set aside and another one made", "err", err,
-				"hint", "secrets are fetched anew; whoever had logged in has to again; rotate the certificates whose keys are in files")
-			s, err = replaceSealer(ctx, token, a.store)
-		}
-		if err == nil {
-			a.refresher.sealer = s
-			break
-		}
-		if ctx.Err() != nil {
-			return nil
-		}
-		a.unopened.Store(&err)
-		a.log.Error("cache not readable", "err", err, "hint", hintOf(err))
-		if !sleep(ctx, backoff(n, 0)) {
-			return nil
-		}
+	select {
+	case <-a.sealing().Ready():
+	case <-ctx.Done():
+		return nil
+	}
+	if !a.unwrapDataKey(ctx) {
+		return nil
 	}
 	a.refresher.load(blobs)
 	a.unlockAudit(a.refresher.sealer)
 	close(a.opened)
 	return a.refresher.run(ctx)
+}
+
+// unwrapWait is the longest wait for the next try to unwrap the data key. The token
+// may have come back.
+const unwrapWait = 30 * time.Second
+
+// unwrapDataKey tries to until it is done, and reports false if ctx ends first. A
+// data key that was changed is replaced.
+func (a *Agent) unwrapDataKey(ctx context.Context) bool {
+	changed, said := 0, ""
+	for n := 1; ; n++ {
+		s, err := a.tryDataKey(ctx, changed >= unwrapTries-1)
+		if err == nil {
+			a.refresher.sealer = s
+			return true
+		}
+		if ctx.Err() != nil {
+			return false
+		}
+		if changed++; !errors.Is(err, hsm.ErrSealed) {
+			changed = 0
+		}
+		a.unopened.Store(&err)
+		if now := err.Error(); now != said {
+			said = now
+			a.log.Error("cache not readable", "err", err, "hint", hintOf(err))
+		}
+		next := time.NewTimer(min(backoff(n, 0), unwrapWait))
+		select {
+		case <-next.C:
+		case <-a.unseal:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// tryDataKey unwraps the data key, or if it was changed on disk, and has been for
+// long enough, makes another one.
+func (a *Agent) tryDataKey(ctx context.Context, enough bool) (*sealer, error) {
+	a.sealed.Lock()
+	defer a.sealed.Unlock()
+	s, err := openSealer(ctx, a.sealing(), a.store)
+	if !enough || !errors.Is(err, hsm.ErrSealed) {
+		return s, err
+	}
+	a.log.Error("the data key was changed on disk; it is set aside and another one made", "err", err,
+		"hint", "secrets are fetched anew; whoever had logged in has to again; rotate the certificates whose keys are in files")
+	return replaceSealer(ctx, a.sealing(), a.store)
 }
 
 // watchToken tells everything that waits for the token when it comes back, and

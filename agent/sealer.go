@@ -3,8 +3,10 @@ package agent
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 
+	"github.com/signet-agent/signet/hsm"
 	"github.com/signet-agent/signet/internal/secret"
 )
 
@@ -26,18 +28,24 @@ type shelf interface {
 	SetMeta(name string, value []byte) error
 }
 
+// A safe is a shelf of which a copy is kept, for when it is damaged.
+type safe interface {
+	shelf
+	Copy() error
+}
+
 const (
 	// metaDataKey is where the wrapped data key lies.
 	metaDataKey = "data-key"
 	// metaDataKeyAside is where one lies that could not be unwrapped.
 	metaDataKeyAside = "data-key-damaged"
-	// unwrapTries is how often the token says of a data key that it was changed
-	// before another one is made.
+	// unwrapTries is how often in a row the token says of a data key that it was
+	// changed before another one is made. Each time it was not one worker alone.
 	unwrapTries = 3
 )
 
 // openSealer unwraps the data key, or makes one where there is none yet.
-func openSealer(ctx context.Context, w wrapper, s shelf) (*sealer, error) {
+func openSealer(ctx context.Context, w wrapper, s safe) (*sealer, error) {
 	blob, err := s.Meta(metaDataKey)
 	if err != nil {
 		return nil, fmt.Errorf("read the wrapped data key: %w", err)
@@ -46,6 +54,9 @@ func openSealer(ctx context.Context, w wrapper, s shelf) (*sealer, error) {
 		return freshSealer(ctx, w, s)
 	}
 	key, err := w.Unwrap(ctx, blob)
+	if errors.Is(err, hsm.ErrKeyLost) || errors.Is(err, hsm.ErrUntrusted) {
+		return nil, &noSealingKeyError{fmt.Errorf("unwrap the data key: %w", err)}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("unwrap the data key: %w", err)
 	}
@@ -54,7 +65,7 @@ func openSealer(ctx context.Context, w wrapper, s shelf) (*sealer, error) {
 }
 
 // freshSealer makes a new data key.
-func freshSealer(ctx context.Context, w wrapper, s shelf) (*sealer, error) {
+func freshSealer(ctx context.Context, w wrapper, s safe) (*sealer, error) {
 	key := make([]byte, 32)
 	defer clear(key)
 	rand.Read(key)
@@ -62,16 +73,25 @@ func freshSealer(ctx context.Context, w wrapper, s shelf) (*sealer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("wrap a new data key: %w", err)
 	}
-	if err := s.SetMeta(metaDataKey, blob); err != nil {
-		return nil, fmt.Errorf("keep the wrapped data key: %w", err)
+	if err := keepDataKey(s, blob); err != nil {
+		return nil, err
 	}
 	return newSealer(key)
+}
+
+// keepDataKey keeps the wrapped data key, in the copy of the state too: that must
+// not go on with one that nothing unwraps any more.
+func keepDataKey(s safe, blob []byte) error {
+	if err := errors.Join(s.SetMeta(metaDataKey, blob), s.Copy()); err != nil {
+		return fmt.Errorf("keep the wrapped data key: %w", err)
+	}
+	return nil
 }
 
 // replaceSealer sets a data key aside that cannot be unwrapped any more, and makes
 // another: what the old one sealed is lost, and must not keep what comes after it
 // from being served.
-func replaceSealer(ctx context.Context, w wrapper, s shelf) (*sealer, error) {
+func replaceSealer(ctx context.Context, w wrapper, s safe) (*sealer, error) {
 	blob, err := s.Meta(metaDataKey)
 	if err != nil {
 		return nil, fmt.Errorf("read the wrapped data key: %w", err)

@@ -219,6 +219,15 @@ func (c *Client) RotateSealingKey(ctx context.Context) error {
 	return c.read(ctx, call{method: http.MethodPost, path: "/v1/sealing-key", what: "rotate the sealing key", body: struct{}{}}, nil)
 }
 
+// DiscardSealed is RotateSealingKey for an agent whose sealing key is lost: it begins
+// anew, without what was sealed. An agent that can read its state discards nothing.
+func (c *Client) DiscardSealed(ctx context.Context) error {
+	body := struct {
+		DiscardSealed bool `json:"discard_sealed"`
+	}{true}
+	return c.read(ctx, call{method: http.MethodPost, path: "/v1/sealing-key", what: "replace the lost sealing key", body: body}, nil)
+}
+
 // getWhole is get that keeps the answer's text as well.
 func (c *Client) getWhole(ctx context.Context, what, path string, out any, text *json.RawMessage) error {
 	if err := c.get(ctx, what, path, text); err != nil {

@@ -163,21 +163,35 @@ func auditRows(v any) [][]string {
 
 // newKeyRotateSealing is `signet key rotate-sealing`.
 func newKeyRotateSealing(p *program) *cobra.Command {
-	return &cobra.Command{
+	var discard bool
+	cmd := &cobra.Command{
 		Use:   "rotate-sealing",
 		Short: "Replace the key in the HSM that the agent's own state is sealed with",
 		Long: `Replace the key in the HSM that the agent's own state is sealed with. Only the data
 key is sealed anew; the old sealing key is destroyed afterwards, so that copies of
-the state from before can no longer be read.`,
+the state from before can no longer be read. An agent that runs does not need the
+old one for that: where it was lost meanwhile, this replaces it.
+
+An agent that was started without its sealing key cannot read its state. Bring the
+key back, with the token or a copy of it. Only if that cannot be, --discard-sealed
+has the agent begin anew, without what the lost key has sealed: the private keys
+with store: file, logins, the secrets of before, which are fetched anew, and what
+it remembers of its audit.`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := p.agent().RotateSealingKey(cmd.Context()); err != nil {
+			rotate := p.agent().RotateSealingKey
+			if discard {
+				rotate = p.agent().DiscardSealed
+			}
+			if err := rotate(cmd.Context()); err != nil {
 				return err
 			}
 			_, err := fmt.Fprintln(p.stdout, "sealing key: rotated")
 			return err
 		},
 	}
+	cmd.Flags().BoolVar(&discard, "discard-sealed", false, "if the old sealing key is lost, discard what it has sealed")
+	return cmd
 }
 
 // newKeySign is `signet key sign`.

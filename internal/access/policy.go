@@ -253,6 +253,12 @@ func (p *Policy) Decide(peer *Peer, a Action) Decision {
 		}
 		return p.any(p.watch, peer)
 	}
+	if a.Kind == Key && a.Name == SealingKey {
+		if a.Op != "read" {
+			return Decision{Rule: -1}
+		}
+		return p.any(p.admin, peer)
+	}
 	if d := p.decide(p.items[item{a.Kind, a.Name}], peer, a); d.Allowed || int(a.Kind) >= len(p.all) {
 		return d
 	}
@@ -262,8 +268,11 @@ func (p *Policy) Decide(peer *Peer, a Action) Decision {
 	return p.any(p.admin, peer) // the audit is theirs to verify
 }
 
-// AuditKey is the name of the key that signs the audit.
-const AuditKey = "audit"
+// The names of the agent's own keys in the HSM.
+const (
+	AuditKey   = "audit" // signs the audit
+	SealingKey = "kek"   // wraps the data key; nothing of it is for anybody but its audit, for administrators
+)
 
 // any is the first of the rules that is about the caller.
 func (p *Policy) any(rules []int, peer *Peer) Decision {

@@ -23,12 +23,14 @@ func TestPolicyDecides(t *testing.T) {
 		Rule{Callers{Groups: []string{"4100"}}, Allow{Secrets: []string{"db", "api"}}},
 		Rule{Callers{Units: []string{"app.service"}}, Allow{Secrets: []string{"*"}}},
 		Rule{Callers{Users: []string{"root"}}, Allow{Admin: true}},
+		Rule{Callers{Users: []string{"4005"}}, Allow{Keys: map[string][]string{"*": {"sign"}, "kek": {"sign"}}}},
 	)
 	user := Peer{UID: 4001, GID: 4001}
 	member := Peer{UID: 4002, GID: 4002, Groups: []uint32{7, 4100}}
 	primary := Peer{UID: 4003, GID: 4100}
 	unit := Peer{UID: 4004, GID: 4004, Unit: "app.service"}
 	root := Peer{}
+	signer := Peer{UID: 4005, GID: 4005}
 	nobody := Peer{UID: 65534, GID: 65534}
 
 	for _, tt := range []struct {
@@ -55,6 +57,11 @@ func TestPolicyDecides(t *testing.T) {
 		{"a star is of one kind", unit, Action{Kind: Certificate, Name: "web"}, -1, ""},
 		{"admin", root, Action{Kind: Admin}, 3, "user root"},
 		{"an admin reads no secrets", root, Action{Kind: Secret, Name: "db"}, -1, ""},
+		{"an admin sees the sealing key", root, Action{Kind: Key, Name: "kek", Op: "read"}, 3, "user root"},
+		{"an admin does not use it", root, Action{Kind: Key, Name: "kek", Op: "sign"}, -1, ""},
+		{"all keys", signer, Action{Kind: Key, Name: "host", Op: "sign"}, 4, "user 4005"},
+		{"all but the sealing key", signer, Action{Kind: Key, Name: "kek", Op: "sign"}, -1, ""},
+		{"which is not shown either", signer, Action{Kind: Key, Name: "kek", Op: "read"}, -1, ""},
 		{"not an admin", user, Action{Kind: Admin}, -1, ""},
 		{"nobody", nobody, Action{Kind: Secret, Name: "db"}, -1, ""},
 		{"no such kind", unit, Action{Kind: 99, Name: "db"}, -1, ""},

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -99,6 +100,30 @@ func TestAdministratorsSeeWhatVerifiesTheAudit(t *testing.T) {
 	}
 	if a := r.do("POST", "/v1/keys/audit/sign", `{"message":"AAA="}`); a.code(t) != CodeDenied {
 		t.Errorf("signing with it: %+v", a)
+	}
+}
+
+// Administrators audit the sealing key, and nobody uses it. What a lost one has sealed
+// is discarded only if they say so.
+func TestAdministratorsSeeTheSealingKey(t *testing.T) {
+	f := &fake{keys: []KeyInfo{{Name: "kek", Generation: 1}}}
+	r := start(t, f, tester(true))
+	if m := r.get("/v1/keys/kek").json(t); m["generation"] != 1. {
+		t.Errorf("the key: %v", m)
+	}
+	if a := r.do("POST", "/v1/keys/kek/sign", `{"message":"AAA="}`); a.code(t) != CodeDenied {
+		t.Errorf("signing with it: %+v", a)
+	}
+	for _, body := range []string{"", "{}", `{"discard_sealed":true}`} {
+		if a := r.do("POST", "/v1/sealing-key", body); a.status != 200 {
+			t.Errorf("%s: %+v", body, a)
+		}
+	}
+	if a := r.do("POST", "/v1/sealing-key", `{"discard":true}`); a.code(t) != CodeInvalid {
+		t.Errorf("something else: %+v", a)
+	}
+	if want := []bool{false, false, true}; !slices.Equal(f.discard, want) {
+		t.Errorf("asked to discard: %v, want %v", f.discard, want)
 	}
 }
 

@@ -155,10 +155,16 @@ func (q *request) rotateSealingKey() error {
 	if err := q.authorizeAdmin("sealing-key.rotate", access.Admin, ""); err != nil {
 		return err
 	}
+	var body struct {
+		DiscardSealed bool `json:"discard_sealed"`
+	}
+	if err := q.decode(&body); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(q.r.Context(), adminTimeout)
 	defer cancel()
 	q.within(adminTimeout)
-	if err := q.s.cfg.Backend.RotateSealingKey(ctx); err != nil {
+	if err := q.s.cfg.Backend.RotateSealingKey(ctx, body.DiscardSealed); err != nil {
 		return err
 	}
 	return q.done()

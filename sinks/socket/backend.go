@@ -63,8 +63,8 @@ type Backend interface {
 	// returns when it was tried.
 	ClearPINGuard(ctx context.Context, token string) error
 	// RotateSealingKey replaces the key in the HSM that the agent's own state is
-	// sealed with.
-	RotateSealingKey(ctx context.Context) error
+	// sealed with. If that is lost, what it has sealed may be discarded or not.
+	RotateSealingKey(ctx context.Context, discard bool) error
 	// Ready is why the agent is not ready, or nil.
 	Ready() error
 }

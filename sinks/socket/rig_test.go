@@ -32,6 +32,7 @@ type fake struct {
 	keys    []KeyInfo
 	keysErr error
 	cleared []string // tokens whose PIN guard was cleared
+	discard []bool   // what RotateSealingKey was asked
 	sign    func(name string, r SignRequest) ([]byte, int, error)
 	token   func(upstream string) (*oauth2.Token, error)
 	proxy   func(upstream string, r *http.Request) (*http.Response, error)
@@ -56,9 +57,12 @@ func (f *fake) Enroll(_ context.Context, identity, username string, password sec
 func (f *fake) Login(_ context.Context, upstream string, r LoginRequest) (LoginResult, error) {
 	return LoginResult{RefreshToken: secret.New([]byte("rt"))}, f.login(upstream, r)
 }
-func (f *fake) Logout(context.Context, string) error   { return nil }
-func (f *fake) Objects(context.Context) (any, error)   { return []string{}, nil }
-func (f *fake) RotateSealingKey(context.Context) error { return nil }
+func (f *fake) Logout(context.Context, string) error { return nil }
+func (f *fake) Objects(context.Context) (any, error) { return []string{}, nil }
+func (f *fake) RotateSealingKey(_ context.Context, discard bool) error {
+	f.discard = append(f.discard, discard)
+	return nil
+}
 func (f *fake) ClearPINGuard(_ context.Context, token string) error {
 	f.cleared = append(f.cleared, token)
 	return nil
