@@ -81,6 +81,7 @@ func (t *Token) existing(ctx context.Context, k LedgerKey) (*Key, error) {
 		t.nowLost(k)
 		return nil, t.fail("use", k.String(), ErrKeyLost)
 	}
+	t.notLost(k)
 	key, err = t.check(ctx, k, f)
 	if err != nil {
 		return nil, err
@@ -204,9 +205,7 @@ func (t *Token) back(ctx context.Context, deadline time.Time, k LedgerKey, err e
 		t.nowLost(k)
 		return false
 	}
-	t.setLost(func(lost []string) []string {
-		return slices.DeleteFunc(lost, func(name string) bool { return name == k.String() })
-	})
+	t.notLost(k)
 	return true
 }
 
@@ -361,6 +360,7 @@ func (t *Token) Destroy(ctx context.Context, id string) error {
 	if _, err := t.setState("destroy", id, Retired, func(k *LedgerKey) { k.State = Destroyed }); err != nil {
 		return err
 	}
+	t.notLost(k)
 	t.log.Info("key destroyed", "key", k.String(), "id", k.ID)
 	return nil
 }

@@ -117,9 +117,10 @@ var hints = map[string]string{
 	"CKR_MECHANISM_INVALID":        "the token does not offer this algorithm; `signet doctor` lists what it offers",
 	wire.NotAModule:                "hsm.module must be the path of the vendor's PKCS#11 library",
 	wire.TokenAmbiguous:            "choose by serial: hsm.uri \"pkcs11:token=...;serial=...\"",
-	wire.TokenReplaced:             "put the former token back; if its keys were moved to this one, name its serial: hsm.uri \"pkcs11:token=...;serial=...\"",
-	wire.PINUnreadable:             "check hsm.pin and the permissions of what it names",
-	wire.PINEmpty:                  "write the PIN where hsm.pin says; an empty one is never tried",
+	wire.TokenReplaced: "put the former token back; if its keys were moved to this one, name its serial: hsm.uri \"pkcs11:token=...;serial=...\"; " +
+		"if it was destroyed, docs/hsm.md says how to begin anew",
+	wire.PINUnreadable: "check hsm.pin and the permissions of what it names",
+	wire.PINEmpty:      "write the PIN where hsm.pin says; an empty one is never tried",
 	wire.PINUnfinished: "the agent or the module ended twice while this PIN was being tried; " +
 		"check it with the vendor's tool, then `signet doctor --clear-pin-guard`",
 	wire.PINFinalTry:   "one wrong PIN more and the token is locked; log in with the vendor's tool and the right PIN, which sets the count back",

@@ -28,11 +28,12 @@ func TestModules(t *testing.T) {
 		cannot []string
 		wrap   string // what came of wrapping a key out
 		weak   bool   // keys can leave it, whatever it says: only a lenient audit takes them
+		vague  int    // how many workers a changed blob costs, as its answer is also that of a broken token
 	}{
-		{"softhsm", func(t testing.TB) hsm.Config { return hsmtest.New(t).Config(nil, nil) }, nil, "refused", false},
-		{"nss", hsmtest.NSS, []string{"no keys of type ed25519"}, "allowed", true},
+		{"softhsm", func(t testing.TB) hsm.Config { return hsmtest.New(t).Config(nil, nil) }, nil, "refused", false, 2},
+		{"nss", hsmtest.NSS, []string{"no keys of type ed25519"}, "allowed", true, 0},
 		{"tpm", hsmtest.TPM, []string{"no keys of type rsa-4096", "no keys of type ecdsa-p521", "no keys of type ed25519",
-			"no AES-GCM: the data key is sealed by RSA-OAEP", stale}, "untested", false},
+			"no AES-GCM: the data key is sealed by RSA-OAEP", stale}, "untested", false, 2},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -42,7 +43,7 @@ func TestModules(t *testing.T) {
 				refusesWeakModule(t, cfg)
 				cfg.Ledger, cfg.Lenient = &hsmtest.Ledger{}, true
 			}
-			m := conformance{t: t, cfg: cfg, wrap: tt.wrap, rsaDecrypts: tt.name == "tpm"}
+			m := conformance{t: t, cfg: cfg, wrap: tt.wrap, vague: tt.vague, rsaDecrypts: tt.name == "tpm"}
 			token, stop := open(t, cfg)
 			if got := token.Status().Limits; !slices.Equal(got, tt.cannot) {
 				t.Errorf("it cannot: %q; want %q", got, tt.cannot)
@@ -86,9 +87,10 @@ func refusesWeakModule(t *testing.T, cfg hsm.Config) {
 
 // A conformance is what every module is held to.
 type conformance struct {
-	t    *testing.T
-	cfg  hsm.Config
-	wrap string
+	t     *testing.T
+	cfg   hsm.Config
+	wrap  string
+	vague int
 	// rsaDecrypts: it signs with RSA by decrypting
 	rsaDecrypts bool
 }
@@ -171,8 +173,8 @@ func (m conformance) seals(token *hsm.Token) {
 	if _, err := token.Unwrap(m.t.Context(), blob); !errors.Is(err, hsm.ErrSealed) {
 		m.t.Errorf("a changed blob: %v, want ErrSealed", err)
 	}
-	if n := token.Status().Restarts; n != 0 {
-		m.t.Errorf("that cost %d workers", n)
+	if n := token.Status().Restarts; n != m.vague {
+		m.t.Errorf("that cost %d workers, want %d", n, m.vague)
 	}
 }
 
@@ -219,8 +221,8 @@ func (m conformance) opensTampered() {
 			m.t.Errorf("the good one after it: %q, %v", got, err)
 		}
 	}
-	if n := token.Status().Restarts; n != 0 {
-		m.t.Errorf("that cost %d workers", n)
+	if n := token.Status().Restarts; n != 2*m.vague {
+		m.t.Errorf("that cost %d workers, want %d", n, 2*m.vague)
 	}
 }
 

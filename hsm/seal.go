@@ -52,25 +52,6 @@ func (t *Token) RotateKEK(ctx context.Context) error {
 	return err
 }
 
-// Rewrap seals with the newest sealing key what was sealed with an older one; a
-// blob that needs it not is returned as it is.
-func (t *Token) Rewrap(ctx context.Context, blob []byte) ([]byte, error) {
-	c, err := parseSealed(blob)
-	if err != nil {
-		return nil, t.broken("", err.Error())
-	}
-	key, err := t.sealingKey(ctx, false)
-	if err != nil || key.info.ID == c.ID {
-		return blob, err
-	}
-	plain, err := t.Unwrap(ctx, blob)
-	if err != nil {
-		return nil, err
-	}
-	defer clear(plain)
-	return t.seal(ctx, key, plain)
-}
-
 // RetireKEKs destroys the sealing keys that were replaced. What they sealed is
 // lost.
 func (t *Token) RetireKEKs(ctx context.Context) error {
@@ -175,7 +156,7 @@ func (t *Token) sealOAEP(ctx context.Context, key *Key, dek []byte) ([]byte, err
 		return nil, t.fail("seal", key.info.String(), err)
 	}
 	blob := append(sealHead(wire.CipherOAEP256, key.id), sealed...)
-	_, err = t.Unwrap(ctx, blob)
+	_, err = t.reopen(ctx, key, blob)
 	if err == nil || errors.Is(err, ErrClosed) || errors.Is(err, ErrDeadline) {
 		return blob, err
 	}
@@ -183,7 +164,7 @@ func (t *Token) sealOAEP(ctx context.Context, key *Key, dek []byte) ([]byte, err
 		return nil, t.fail("seal", key.info.String(), err)
 	}
 	blob = append(sealHead(wire.CipherOAEP1, key.id), sealed...)
-	if _, err := t.Unwrap(ctx, blob); err != nil {
+	if _, err := t.reopen(ctx, key, blob); err != nil {
 		return nil, err
 	}
 	return blob, nil
@@ -222,8 +203,8 @@ func parseSealed(blob []byte) (c wire.Cipher, err error) {
 	return c, nil
 }
 
-// Unwrap opens what Wrap has sealed. The error is [ErrSealed] if the blob was
-// changed or sealed by another host.
+// Unwrap opens what Wrap has sealed, with a key that is checked first, like any.
+// The error is [ErrSealed] if the blob was changed or sealed by another host.
 func (t *Token) Unwrap(ctx context.Context, blob []byte) ([]byte, error) {
 	c, err := parseSealed(blob)
 	if err != nil {
@@ -242,11 +223,42 @@ func (t *Token) Unwrap(ctx context.Context, blob []byte) ([]byte, error) {
 	if k.State == Destroyed {
 		return nil, t.broken(k.String(), "its key was destroyed")
 	}
-	out := wire.Ciphered{}
-	if err := t.crypt(ctx, request{name: "unseal", key: k.String(), op: wire.OpDecrypt}, k, c, &out); err != nil {
+	key, err := t.existing(ctx, k)
+	if err != nil {
 		return nil, err
 	}
-	return out.Data, nil
+	plain, err := t.unseal(ctx, k, c)
+	if e := (*Error)(nil); !errors.As(err, &e) || !errors.Is(err, ErrSealed) || e.CKR != wire.CKRGeneralError {
+		return plain, err
+	}
+	// It may still be the token. Then what was sealed just now does not open either.
+	switch works := t.trySeal(ctx, key); {
+	case works == nil:
+		return nil, err
+	case errors.Is(works, ErrSealed):
+		return nil, t.fail("unseal", k.String(), &wire.Error{CKR: wire.CKRGeneralError, Name: "CKR_GENERAL_ERROR", Text: "the key opens nothing now"})
+	default:
+		return nil, works
+	}
+}
+
+// unseal has the token open a blob. Some modules say CKR_GENERAL_ERROR of a blob
+// that was changed, and all may of what else is wrong: the worker is replaced, and
+// only if the next one says so too it is the blob.
+func (t *Token) unseal(ctx context.Context, k LedgerKey, c wire.Cipher) ([]byte, error) {
+	out := wire.Ciphered{}
+	changed := &wire.Error{CKR: wire.CKRGeneralError, Name: wire.SealBroken, Text: "unseal: CKR_GENERAL_ERROR, from two workers"}
+	err := t.crypt(ctx, request{name: "unseal", key: k.String(), op: wire.OpDecrypt, twice: changed}, k, c, &out)
+	return out.Data, err
+}
+
+// reopen unseals what the key has just sealed.
+func (t *Token) reopen(ctx context.Context, key *Key, blob []byte) ([]byte, error) {
+	c, err := parseSealed(blob)
+	if err != nil {
+		return nil, t.broken(key.info.String(), err.Error())
+	}
+	return t.unseal(ctx, key.info, c)
 }
 
 // crypt encrypts or decrypts, once more if the key was missing and is back.
@@ -271,7 +283,7 @@ func (t *Token) trySeal(ctx context.Context, key *Key) error {
 	if err != nil {
 		return err
 	}
-	again, err := t.Unwrap(ctx, blob)
+	again, err := t.reopen(ctx, key, blob)
 	if err != nil {
 		return err
 	}

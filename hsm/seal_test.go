@@ -3,7 +3,10 @@ package hsm_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/signet-agent/signet/hsm"
 	"github.com/signet-agent/signet/hsm/hsmtest"
@@ -23,21 +26,29 @@ func TestSealing(t *testing.T) {
 	if bytes.Contains(blob, secret) {
 		t.Error("the blob shows what it seals")
 	}
-	for i := range blob {
+	changed := func(what string, blob []byte, workers int) {
+		t.Helper()
+		before := token.Status().Restarts
+		if _, err := token.Unwrap(t.Context(), blob); !errors.Is(err, hsm.ErrSealed) {
+			t.Errorf("%s: %v, want ErrSealed", what, err)
+		}
+		if n := token.Status().Restarts - before; n != workers {
+			t.Errorf("%s: it cost %d workers, want %d", what, n, workers)
+		}
+	}
+	head, nonce := 21, 33 // where they end: what the module is not asked about, and what it is
+	for i := range head {
 		for bit := range 8 {
-			changed := bytes.Clone(blob)
-			changed[i] ^= 1 << bit
-			if _, err := token.Unwrap(t.Context(), changed); !errors.Is(err, hsm.ErrSealed) {
-				t.Errorf("byte %d, bit %d changed: %v, want ErrSealed", i, bit, err)
-			}
-		}
-		if _, err := token.Unwrap(t.Context(), blob[:i]); !errors.Is(err, hsm.ErrSealed) {
-			t.Errorf("cut to %d bytes: %v, want ErrSealed", i, err)
+			changed(fmt.Sprintf("byte %d, bit %d changed", i, bit), flipped(blob, i, 1<<bit), 0)
 		}
 	}
-	if n := token.Status().Restarts; n != 0 {
-		t.Errorf("changed blobs cost %d workers", n)
+	for i := range nonce + 1 {
+		changed(fmt.Sprintf("cut to %d bytes", i), blob[:i], 0)
 	}
+	for what, i := range map[string]int{"nonce": head, "ciphertext": nonce, "tag": len(blob) - 1} {
+		changed(what+" changed", flipped(blob, i, 1), 2)
+	}
+	changed("cut by a byte", blob[:len(blob)-1], 2)
 	if err := token.RotateKEK(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -50,26 +61,18 @@ func TestSealing(t *testing.T) {
 			t.Errorf("Unwrap: %x, %v", got, err)
 		}
 	}
-	again, err := token.Rewrap(t.Context(), blob)
-	if err != nil || bytes.Equal(again, blob) {
-		t.Errorf("Rewrap of what an older key sealed: %v", err)
-	}
-	if same, err := token.Rewrap(t.Context(), second); err != nil || !bytes.Equal(same, second) {
-		t.Errorf("Rewrap of what the newest key sealed: %v", err)
-	}
 	if err := token.RetireKEKs(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := token.Unwrap(t.Context(), again); err != nil || !bytes.Equal(got, secret) {
+	if got, err := token.Unwrap(t.Context(), second); err != nil || !bytes.Equal(got, secret) {
 		t.Errorf("Unwrap: %x, %v", got, err)
 	}
 	if _, err := token.Unwrap(t.Context(), blob); !errors.Is(err, hsm.ErrSealed) {
 		t.Errorf("sealed with a key that was destroyed: %v, want ErrSealed", err)
 	}
-	blob = again
 	// Another host that shares the token has another ledger.
 	neighbour, _ := open(t, s.Config(&hsmtest.Ledger{}, nil))
-	if _, err := neighbour.Unwrap(t.Context(), blob); !errors.Is(err, hsm.ErrSealed) {
+	if _, err := neighbour.Unwrap(t.Context(), second); !errors.Is(err, hsm.ErrSealed) {
 		t.Errorf("on another host: %v, want ErrSealed", err)
 	}
 }
@@ -91,23 +94,34 @@ func TestSealingWithoutAES(t *testing.T) {
 	if got, err := token.Unwrap(t.Context(), blob); err != nil || string(got) != "data key" {
 		t.Errorf("Unwrap: %q, %v", got, err)
 	}
-	for i, b := range blob[:len(blob)-200] { // what is not ciphertext, and some of it
+	const head = 21 // what the module is not asked about
+	for i := range head {
 		for _, change := range []byte{1, 2, 3, 0x80} {
-			blob[i] = b ^ change
-			if _, err := token.Unwrap(t.Context(), blob); !errors.Is(err, hsm.ErrSealed) {
+			if _, err := token.Unwrap(t.Context(), flipped(blob, i, change)); !errors.Is(err, hsm.ErrSealed) {
 				t.Errorf("byte %d changed by %#x: %v, want ErrSealed", i, change, err)
 			}
 		}
-		blob[i] = b
 	}
 	if token.Status().Restarts > 0 {
 		t.Error("that cost a worker")
 	}
+	for _, i := range []int{head + 1, len(blob) - 1} {
+		if _, err := token.Unwrap(t.Context(), flipped(blob, i, 1)); !errors.Is(err, hsm.ErrSealed) {
+			t.Errorf("byte %d changed: %v, want ErrSealed", i, err)
+		}
+	}
+}
+
+func flipped(blob []byte, i int, by byte) []byte {
+	changed := bytes.Clone(blob)
+	changed[i] ^= by
+	return changed
 }
 
 // TestBrokenTokenIsNoBrokenBlob holds that only what a module says of the blob is
 // held against it: when it has lost the key, or something went wrong, the blob opens
-// later, or the error has its name.
+// later, or the error has its name. What says nothing is held against the blob if two
+// workers say it, and of this blob alone.
 func TestBrokenTokenIsNoBrokenBlob(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -122,7 +136,8 @@ func TestBrokenTokenIsNoBrokenBlob(t *testing.T) {
 		{"C_Decrypt 0 0x6 once", "CKR_FUNCTION_FAILED", 0},
 		{"C_Decrypt 0 0x40 once", "SEAL_BROKEN", 0},
 		{"C_Decrypt 0 0x42 once", "SEAL_BROKEN", 0},
-		{"C_Decrypt 0 0x5 once", "SEAL_BROKEN", 0},
+		{"C_Decrypt 0 0x5 once", "", 1},
+		{"C_Decrypt 0 0x5", "CKR_GENERAL_ERROR", 4},
 	} {
 		t.Run(tt.rule, func(t *testing.T) {
 			t.Parallel()
@@ -141,6 +156,7 @@ func TestBrokenTokenIsNoBrokenBlob(t *testing.T) {
 			if tt.name == "" && err != nil || tt.name != "" && (!errors.As(err, &e) || e.Name != tt.name) {
 				t.Errorf("Unwrap: %v, want %q", err, tt.name)
 			}
+			s.Rules()
 			if _, err := token.Unwrap(t.Context(), blob); err != nil {
 				t.Errorf("the next one: %v", err)
 			}
@@ -148,5 +164,48 @@ func TestBrokenTokenIsNoBrokenBlob(t *testing.T) {
 				t.Errorf("%d workers were used up, want %d", n, tt.workers)
 			}
 		})
+	}
+}
+
+// TestSealingKeyIsAudited holds that the sealing key is checked like any other
+// before it is used by a process that did not make it, once; and that a key which the
+// module may let out opens nothing.
+func TestSealingKeyIsAudited(t *testing.T) {
+	t.Parallel()
+	s := hsmtest.NewShim(t)
+	cfg := s.Config(&hsmtest.Ledger{}, nil)
+	token, stop := open(t, cfg)
+	blob, err := token.Wrap(t.Context(), []byte("data key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop()
+
+	s.Rules("C_WrapKey 0 0x6")
+	token, stop = open(t, cfg)
+	if _, err := token.Unwrap(t.Context(), blob); !errors.Is(err, hsm.ErrUntrusted) {
+		t.Errorf("a key that may be wrapped out: %v, want ErrUntrusted", err)
+	}
+	if _, err := token.Wrap(t.Context(), []byte("data key")); !errors.Is(err, hsm.ErrUntrusted) {
+		t.Errorf("to seal with it: %v, want ErrUntrusted", err)
+	}
+	stop()
+
+	s.Rules()
+	calls := make(chan string, 100)
+	cfg.Observe = func(operation string, _ time.Duration, _ error) { calls <- operation }
+	token, _ = open(t, cfg)
+	for range 2 {
+		if got, err := token.Unwrap(t.Context(), blob); err != nil || string(got) != "data key" {
+			t.Errorf("Unwrap: %q, %v", got, err)
+		}
+	}
+	close(calls)
+	var made []string
+	for name := range calls {
+		made = append(made, name)
+	}
+	if want := []string{"find", "audit", "seal", "unseal", "unseal", "unseal"}; !slices.Equal(made, want) {
+		t.Errorf("calls on the token: %q, want %q", made, want)
 	}
 }

@@ -402,6 +402,13 @@ func (t *Token) nowLost(k LedgerKey) {
 	})
 }
 
+// notLost notes that it is there, or that nobody looks for it any more.
+func (t *Token) notLost(k LedgerKey) {
+	t.setLost(func(lost []string) []string {
+		return slices.DeleteFunc(lost, func(name string) bool { return name == k.String() })
+	})
+}
+
 // setLost changes which keys are lost. That they are the same as before is no
 // change of the status: those who wait for one may look for a lost key then.
 func (t *Token) setLost(change func(lost []string) []string) {

@@ -314,6 +314,7 @@ type request struct {
 	alone   bool          // nothing else may be under way in the module
 	timeout time.Duration // 0 is Config.Timeout
 	once    bool          // must not be made again when its outcome is not known
+	twice   *wire.Error   // the answer when two workers end over its CKR; nil for none
 }
 
 // maxTries is how often a call is made when workers end under it: its deadline
@@ -331,7 +332,7 @@ func (t *Token) raw(ctx context.Context, r request) (reply []byte, err error) {
 		timeout = t.cfg.Timeout
 	}
 	deadline := time.Now().Add(t.cfg.Timeout) // for a worker to be there
-	for try := 1; ; try++ {
+	for try, said := 1, 0; ; try++ {
 		p, err := t.await(ctx, deadline)
 		if err != nil {
 			return nil, t.fail(r.name, r.key, err)
@@ -345,7 +346,13 @@ func (t *Token) raw(ctx context.Context, r request) (reply []byte, err error) {
 			return reply, nil
 		}
 		var werr *wire.Error
-		again := errors.Is(err, errLost) || errors.As(err, &werr) && werr.Fatal
+		ended := errors.As(err, &werr) && werr.Fatal && !errors.Is(err, errLost) // over this call, not over another
+		if ended && r.twice != nil && werr.CKR == r.twice.CKR {
+			if said++; said == 2 {
+				return nil, t.fail(r.name, r.key, r.twice)
+			}
+		}
+		again := ended || errors.Is(err, errLost)
 		if !again || r.once || try == maxTries || ctx.Err() != nil {
 			return nil, t.fail(r.name, r.key, err)
 		}

@@ -38,6 +38,7 @@ const (
 
 // The return values of PKCS#11 that the daemon tells apart.
 const (
+	CKRGeneralError    = 0x5
 	CKRPINIncorrect    = 0xa0
 	CKRPINInvalid      = 0xa1
 	CKRPINLenRange     = 0xa2
