@@ -22,7 +22,9 @@ const kindFiles = "files"
 // makeFiles makes the file sinks.
 func (a *Agent) makeFiles() (err error) {
 	c := files.Config{Log: a.log, Drifted: a.onDrift, Trusted: a.cfg.StatePath(),
-		InTurn: a.onDelivery, Writing: a.onWriting, Written: a.onWritten, Unwritten: a.onUnwritten}
+		InTurn: a.onDelivery, Writing: a.onWriting, Written: a.onWritten, Unwritten: a.onUnwritten,
+		TakenUp:   func(target string, generation int64) bool { return a.consumers.TakenUp(target, generation) },
+		Withdrawn: func(target string) { a.consumers.Withdrawn(target) }}
 	if c.Remembered, err = a.store.Record(kindFiles, "memory"); err != nil {
 		return err
 	}

@@ -20,8 +20,9 @@ func (c *consumer) attempt(ctx context.Context) {
 	}
 	c.awaitLeaves(ctx)
 	defer c.gate.open()
-	err := c.redeliver()
+	again, err := c.redeliver()
 	targets := c.begin()
+	defer c.end()
 	proven := false
 	if err == nil {
 		proven, err = c.try(ctx, targets)
@@ -31,9 +32,11 @@ func (c *consumer) attempt(ctx context.Context) {
 		c.gate.read() // nobody waits at the end
 		return        // it stays pending, and is made up for at the next start
 	case errors.Is(err, ErrNotRunning):
-		c.succeeded(OutcomeSkipped, false)
+		// What was not refused is taken to be good, and what it has when it is
+		// started again: an older one may have ended by then.
+		c.succeeded(slices.DeleteFunc(targets, func(t string) bool { return slices.Contains(again, t) }), OutcomeSkipped, false)
 	case err == nil:
-		c.succeeded(OutcomeOK, proven)
+		c.succeeded(targets, OutcomeOK, proven)
 	case c.superseded():
 		c.cs.cfg.Log.Info("reload given up for a newer delivery", "consumer", c.Name, "err", err)
 		c.again(targets)
@@ -82,7 +85,7 @@ func (c *consumer) awaitLeaves(ctx context.Context) {
 
 // redeliver puts the new content back where the last failure has put the
 // previous one.
-func (c *consumer) redeliver() error {
+func (c *consumer) redeliver() (again []string, err error) {
 	c.mu.Lock()
 	back := slices.Sorted(maps.Keys(c.rolledBack))
 	c.mu.Unlock()
@@ -91,14 +94,15 @@ func (c *consumer) redeliver() error {
 			continue
 		}
 		if err := c.cs.cfg.Files.Redeliver(t); err != nil {
-			return &Error{Consumer: c.Name, Op: OpReload, Err: err}
+			return again, &Error{Consumer: c.Name, Op: OpReload, Err: err}
 		}
+		again = append(again, t)
 		c.mu.Lock()
 		delete(c.rolledBack, t)
 		c.left = append(c.left, t) // also if a crash kept it from going back
 		c.mu.Unlock()
 	}
-	return nil
+	return again, nil
 }
 
 // try takes the steps, and reports whether there was a proof.
@@ -171,9 +175,9 @@ func limited(ctx context.Context, limit time.Duration, f func(context.Context) e
 	return err
 }
 
-// succeeded notes that nothing is left to do, unless something changed
-// meanwhile.
-func (c *consumer) succeeded(outcome string, proven bool) {
+// succeeded notes that nothing is left to do, unless something changed meanwhile,
+// and what was taken up.
+func (c *consumer) succeeded(taken []string, outcome string, proven bool) {
 	now := time.Now()
 	c.mu.Lock()
 	rec := c.rec
@@ -185,11 +189,13 @@ func (c *consumer) succeeded(outcome string, proven bool) {
 	if proven {
 		rec.ProvenAt = now
 	}
-	unfinished := maps.Clone(c.noted)
-	maps.Copy(unfinished, c.changed)
-	maps.Copy(unfinished, c.unwritten)
-	maps.Copy(unfinished, c.rolledBack) // for which there were no items
-	rec = rec.settled(unfinished)
+	unfinished := c.unfinished()
+	for _, t := range taken {
+		if _, ok := unfinished[t]; !ok {
+			delete(c.untaken, t)
+		}
+	}
+	rec, _ = rec.settled(unfinished).withUntaken(c.untaken)
 	c.tried = now
 	if err := c.save(rec); err != nil {
 		c.rec = rec // else it would be tried again at once
@@ -262,9 +268,10 @@ func (c *consumer) keep(rec record) {
 	}
 }
 
-// rollBack puts back what can be put back, and says what cannot. A secret that
-// was replaced does not come back: its upstream may have revoked it, and who is
-// started meanwhile would have that. Nor does a certificate that is revoked. What goes back is on disk first, for a start
+// rollBack puts back what was taken up last, where it can be put back, and says
+// where it cannot. A secret that was replaced does not come back: its upstream may
+// have revoked it, and who is started meanwhile would have that. Nor does a
+// certificate that is revoked. What goes back is on disk first, for a start
 // that would else write again what did not work.
 func (c *consumer) rollBack(targets []string) (back, notes []string) {
 	wanted := map[string]string{}
@@ -300,7 +307,8 @@ func (c *consumer) rollBack(targets []string) (back, notes []string) {
 	return back, notes
 }
 
-// inPlace reports whether a target has what this try was about.
+// inPlace reports whether a target has what this try was about, and that was not
+// taken up before.
 func (c *consumer) inPlace(target string) bool {
 	c.mu.Lock()
 	ours, written := c.delivered[target]
@@ -309,7 +317,7 @@ func (c *consumer) inPlace(target string) bool {
 		return false
 	}
 	gen, err := c.cs.cfg.Files.Generation(target)
-	return err == nil && gen == ours.generation
+	return err == nil && gen == ours.generation && !c.takenUp(target, gen)
 }
 
 // noteRolledBack writes down what goes back, beside what is back already.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"maps"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -27,6 +28,8 @@ type consumer struct {
 	changed    map[string]bool     // guarded by mu: changed targets; true if not only repaired
 	delivered  map[string]delivery // guarded by mu: what was last written to a target
 	rolledBack map[string]bool     // guarded by mu
+	untaken    map[string]int64    // guarded by mu: from which generation on what is in a target was not taken up; none is all was
+	busy       bool                // guarded by mu: a try is under way, or it is not known yet what an earlier run has left
 	first      time.Time           // guarded by mu: when changed began to fill
 	last       time.Time           // guarded by mu: when it last did
 	tried      time.Time           // guarded by mu: when the last try ended
@@ -72,7 +75,15 @@ func (c *consumer) hold() {
 func (c *consumer) note(changes []Change) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if rec, dirty := c.rec.with(changes, time.Now()); dirty {
+	untaken := maps.Clone(c.untaken)
+	for _, ch := range changes {
+		if _, already := untaken[ch.Target]; !already && !ch.Repaired { // what is repaired is what was there
+			untaken[ch.Target] = ch.Generation
+		}
+	}
+	rec, dirty := c.rec.with(changes, time.Now())
+	rec, more := rec.withUntaken(untaken)
+	if dirty || more {
 		if rec.Many {
 			rec.Of = c.paths()
 		}
@@ -80,11 +91,53 @@ func (c *consumer) note(changes []Change) error {
 			return err
 		}
 	}
+	c.untaken = untaken
 	for _, ch := range changes {
 		c.noted[ch.Target] = true
 		delete(c.unwritten, ch.Target)
 	}
 	return nil
+}
+
+// takenUp reports whether a generation of a target was taken up, or whatever else
+// was there before the agent came.
+func (c *consumer) takenUp(target string, generation int64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	from, untaken := c.untaken[target]
+	return !untaken || generation < from
+}
+
+// forget takes note that a target has no content any more. What is left to do is
+// not for it.
+func (c *consumer) forget(target string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, m := range []map[string]bool{c.noted, c.unwritten, c.changed, c.rolledBack} {
+		delete(m, target)
+	}
+	delete(c.delivered, target)
+	delete(c.untaken, target)
+	c.left = slices.DeleteFunc(c.left, func(t string) bool { return t == target })
+	rec := c.rec.without(target)
+	if left := c.unfinished(); len(left) == 0 && len(c.left) == 0 && !c.busy {
+		rec = rec.settled(nil)
+	}
+	rec, _ = rec.withUntaken(c.untaken)
+	if !reflect.DeepEqual(rec, c.rec) {
+		c.keep(rec)
+	}
+	c.wakeUp()
+}
+
+// unfinished are the targets that a try which succeeds leaves to do. Called with mu
+// held.
+func (c *consumer) unfinished() map[string]bool {
+	all := map[string]bool{}
+	for _, m := range []map[string]bool{c.noted, c.changed, c.unwritten, c.rolledBack} { // for those back there were no items
+		maps.Copy(all, m)
+	}
+	return all
 }
 
 // giveUp takes note that targets have not changed.
@@ -222,7 +275,7 @@ func (c *consumer) recover() {
 	left, written := c.earlier.recover(c.Consumer, c.cs.cfg.Files.Generation)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.left = left
+	c.left, c.busy = left, false
 	for t, d := range written {
 		if _, anew := c.delivered[t]; !anew { // while it was looked for
 			c.delivered[t] = d
@@ -241,8 +294,15 @@ func (c *consumer) begin() (targets []string) {
 	targets = slices.Concat(slices.Collect(maps.Keys(c.changed)), c.left)
 	slices.Sort(targets)
 	clear(c.changed)
-	c.left = nil
+	c.left, c.busy = nil, true
 	return slices.Compact(targets)
+}
+
+// end is the end of what begin began.
+func (c *consumer) end() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.busy = false
 }
 
 // again puts targets back to what is to be reloaded.

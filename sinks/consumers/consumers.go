@@ -55,7 +55,7 @@ func New(cfg Config) (*Consumers, error) {
 		return nil, fmt.Errorf("reload queue: %w", err)
 	}
 	for _, c := range cfg.Consumers {
-		own := &consumer{Consumer: c, cs: cs, wake: make(chan struct{}, 1), rec: records[c.Name],
+		own := &consumer{Consumer: c, cs: cs, wake: make(chan struct{}, 1), rec: records[c.Name], busy: true,
 			noted: map[string]bool{}, unwritten: map[string]bool{}, changed: map[string]bool{}, delivered: map[string]delivery{}, rolledBack: map[string]bool{}}
 		cs.all = append(cs.all, own)
 		for _, t := range c.Targets {
@@ -66,7 +66,7 @@ func New(cfg Config) (*Consumers, error) {
 		return nil, fmt.Errorf("reload queue: %w", err)
 	}
 	for _, c := range cs.all {
-		c.earlier = c.rec
+		c.earlier, c.untaken = c.rec, c.rec.untaken(c.paths())
 		c.hold()
 	}
 	return cs, nil
@@ -106,6 +106,22 @@ func (cs *Consumers) Written(changes []Change) {
 func (cs *Consumers) Unwritten(changes []Change) {
 	for c, own := range cs.split(changes) {
 		c.giveUp(own)
+	}
+}
+
+// TakenUp reports whether what was in a target before it changed, or is there, was
+// taken up by its consumer: the reload succeeded and so did the proof. So does what
+// nobody is told of.
+func (cs *Consumers) TakenUp(target string, generation int64) bool {
+	c := cs.owner[target]
+	return c == nil || c.takenUp(target, generation)
+}
+
+// Withdrawn takes note that a target has no content any more: nothing is left to do
+// for it.
+func (cs *Consumers) Withdrawn(target string) {
+	if c := cs.owner[target]; c != nil {
+		c.forget(target)
 	}
 }
 

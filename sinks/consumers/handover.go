@@ -71,6 +71,7 @@ func (cs *Consumers) handOver(records map[string]record) error {
 // targets are those that the record may have something left to do of.
 func (r record) targets() []string {
 	all := slices.AppendSeq(slices.Collect(maps.Keys(r.Targets)), maps.Keys(r.RolledBack))
+	all = slices.AppendSeq(all, maps.Keys(r.Untaken))
 	if r.Many {
 		all = append(all, r.Of...)
 	}
@@ -85,7 +86,8 @@ func (r record) joined(from record, paths []string) record {
 		r.Since = from.Since
 	}
 	r.Pending, r.As = true, ""
-	r.Targets, r.Leaves, r.RolledBack = writable(r.Targets), writable(r.Leaves), writable(r.RolledBack)
+	r.Targets, r.Leaves, r.RolledBack, r.Untaken = writable(r.Targets), writable(r.Leaves), writable(r.RolledBack), writable(r.Untaken)
+	maps.Copy(r.Untaken, from.untaken(paths))
 	for _, path := range paths {
 		if w, named := from.Targets[path]; named {
 			r.Targets[path] = w
@@ -118,6 +120,8 @@ func (r record) kept(paths []string) (record, bool) {
 	dirty := len(left) < len(all)
 	if dirty {
 		r = r.settled(left)
+		r.Untaken = maps.Clone(r.Untaken)
+		maps.DeleteFunc(r.Untaken, func(path string, _ int64) bool { return !own[path] })
 	}
 	if r.Many && !slices.Equal(r.Of, paths) {
 		r.Of, dirty = paths, true

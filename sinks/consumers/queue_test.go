@@ -327,7 +327,7 @@ func TestACrashAmidABurst(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, target := range targets {
-		if err := cs.Writing([]Change{{Target: target}}); err != nil {
+		if err := cs.Writing([]Change{{Target: target, Generation: 10}}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -335,6 +335,7 @@ func TestACrashAmidABurst(t *testing.T) {
 		t.Fatal(err)
 	}
 	files := newFiles()
+	files.newest[targets[7]] = 10
 	r := start(t, store, files, counting("app", &n, func(context.Context) error { return errors.New("no") }, targets...))
 	eventually(t, 3*time.Second, "the try", func() bool { _, f := r.told(); return len(f) == 1 })
 	if want := []string{"rollback " + targets[7]}; !slices.Equal(files.calls, want) {

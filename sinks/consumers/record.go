@@ -6,6 +6,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -26,6 +27,11 @@ type record struct {
 	Of []string `json:"of,omitempty"`
 	// Leaves are the delivered certificates, by the hash of their DER.
 	Leaves map[string][]byte `json:"leaves,omitempty"`
+
+	// Untaken are the targets of which not all was taken up, each with the first
+	// generation that was not. With more than manyTargets it is UntakenFrom, for all.
+	Untaken     map[string]int64 `json:"untaken,omitempty"`
+	UntakenFrom int64            `json:"untaken_from,omitempty"`
 
 	// RolledBack are the targets that have their previous content, with what was
 	// wanted of them when that did not work.
@@ -93,10 +99,45 @@ func writable[V any](m map[string]V) map[string]V {
 	return out
 }
 
+// without is the record without a target.
+func (r record) without(target string) record {
+	r.Targets, r.RolledBack = maps.Clone(r.Targets), maps.Clone(r.RolledBack)
+	delete(r.Targets, target)
+	delete(r.RolledBack, target)
+	return r
+}
+
+// untaken are those of some targets of which not all was taken up.
+func (r record) untaken(paths []string) map[string]int64 {
+	out := map[string]int64{}
+	for _, t := range paths {
+		if from, ok := r.Untaken[t]; ok {
+			out[t] = from
+		} else if r.UntakenFrom != 0 {
+			out[t] = r.UntakenFrom
+		}
+	}
+	return out
+}
+
+// withUntaken is the record with what was not taken up, and whether it differs.
+func (r record) withUntaken(from map[string]int64) (record, bool) {
+	all := int64(0)
+	if len(from) > manyTargets {
+		all = slices.Min(slices.Collect(maps.Values(from)))
+		from = nil
+	}
+	if all == r.UntakenFrom && maps.Equal(from, r.Untaken) {
+		return r, false
+	}
+	r.Untaken, r.UntakenFrom = maps.Clone(from), all
+	return r, true
+}
+
 // settled is the record once all targets but some are taken up.
 func (r record) settled(left map[string]bool) record {
 	if len(left) == 0 {
-		return record{ReloadedAt: r.ReloadedAt, ProvenAt: r.ProvenAt, Skipped: r.Skipped}
+		return record{ReloadedAt: r.ReloadedAt, ProvenAt: r.ProvenAt, Skipped: r.Skipped, Untaken: r.Untaken, UntakenFrom: r.UntakenFrom}
 	}
 	r.Failures, r.RetryAt, r.Error, r.Hint = 0, time.Time{}, "", ""
 	r.Targets, r.RolledBack = maps.Clone(r.Targets), maps.Clone(r.RolledBack)

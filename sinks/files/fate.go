@@ -1,5 +1,7 @@
 package files
 
+import "slices"
+
 // A fate is what becomes of what is in a target when something else is written.
 // What a Rollback puts back is what worked last, which need not be what was there
 // last.
@@ -53,6 +55,19 @@ func (t *target) replaced(j *job) {
 	case revoked:
 		t.previous = Delivery{}
 	}
+}
+
+// sameAgain is the generation of what a roll-back has put back, once it is repaired.
+// It is still before what did not work.
+func (t *target) sameAgain() int64 {
+	if t.set == nil {
+		return t.generation
+	}
+	gen := t.generation + 2 // with one before it for adopt
+	for slices.Contains(t.set.gens, gen) || slices.Contains(t.set.gens, gen-1) {
+		gen++
+	}
+	return gen
 }
 
 // revoked are the certificates of which a delivery has, or may have, one of a key

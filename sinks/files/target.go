@@ -231,19 +231,6 @@ func (t *target) rewrite(b *batch, d *dir, entries []*entry, models []model, f f
 	return j, nil
 }
 
-// sameAgain is the generation of what a roll-back has put back, once it is repaired.
-// It is still before what did not work.
-func (t *target) sameAgain() int64 {
-	if t.set == nil {
-		return t.generation
-	}
-	gen := t.generation + 2 // with one before it for adopt
-	for slices.Contains(t.set.gens, gen) || slices.Contains(t.set.gens, gen-1) {
-		gen++
-	}
-	return gen
-}
-
 // sameAsMarked reports whether the same is wanted as was last seen to be right.
 func (t *target) sameAsMarked(models []model) bool {
 	for _, m := range models {
