@@ -18,7 +18,7 @@ TEST_PACKAGES := $(RUN_PACKAGES) systemd dbus polkitd iproute2 procps util-linux
 	nginx apache2 haproxy redis-server dovecot-imapd postfix \
 	libengine-pkcs11-openssl libnss3 libnss3-tools swtpm tpm2-tools tpm2-abrmd libtss2-tcti-tabrmd0 libtpm2-pkcs11-1 libtpm2-pkcs11-tools
 
-.PHONY: build run test lint bench fuzz deps deps-run clean
+.PHONY: build run test slow lint bench fuzz deps deps-run clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/signet ./cmd/signet-sim
@@ -30,6 +30,12 @@ run: deps-run build
 
 test: deps build
 	SIGNET_NEED_SOFTHSM=1 SIGNET_NEED_SYSTEMD=1 SIGNET_NEED_SERVERS=1 $(GO) test -race -shuffle=on -timeout 14m ./...
+
+# The packages whose tests can kill things often, and do: a hundred times during the
+# generation of keys, and at every write of a rotation.
+slow: deps build
+	SIGNET_SLOW_TESTS=1 SIGNET_NEED_SOFTHSM=1 SIGNET_NEED_SYSTEMD=1 SIGNET_NEED_SERVERS=1 $(GO) test -p 1 -timeout 60m \
+	  $$(git grep -l SIGNET_SLOW_TESTS -- '*_test.go' | xargs -n 1 dirname | sort -u | sed 's|^|./|')
 
 # The figures, each as a ratio against a named reference of the same run.
 bench: deps build
