@@ -111,12 +111,13 @@ func newThousand(t *testing.T, st Store, dir string) *thousand {
 		InTurn:  func(targets []string, deliver func([]string)) { k.cs.InTurn(targets, deliver) },
 		Writing: func(ds []files.Delivery) error { return k.cs.Writing(changesOf(ds)) },
 		Written: func(ds []files.Delivery) { k.cs.Written(changesOf(ds)) },
+		TakenUp: func(target string, gen int64) bool { return k.cs.TakenUp(target, gen) },
 	}
 	targets := make([][]string, len(k.reloads))
 	for i := range 1000 {
 		path := filepath.Join(dir, fmt.Sprintf("f%04d", i))
 		targets[i%len(targets)] = append(targets[i%len(targets)], path)
-		cfg.Files = append(cfg.Files, files.File{Path: path, Secret: "s", Template: fmt.Sprintf("%d {{ .fields.v }}", i)})
+		cfg.Files = append(cfg.Files, files.File{Path: path, Secret: "s", Template: fmt.Sprintf("%d {{ .fields.v }}", i), KeepPrevious: true})
 	}
 	var all []Consumer
 	for i := range targets {

@@ -82,6 +82,7 @@ func newDeliverer(dir string, settle bool) (*deliverer, error) {
 		Writing:   func(ds []files.Delivery) error { return d.cs.Writing(changesOf(ds)) },
 		Written:   func(ds []files.Delivery) { d.cs.Written(changesOf(ds)) },
 		Unwritten: func(ds []files.Delivery) { d.cs.Unwritten(changesOf(ds)) },
+		TakenUp:   func(target string, gen int64) bool { return d.cs.TakenUp(target, gen) },
 	})
 	if err != nil {
 		return nil, err
