@@ -12,6 +12,7 @@ import (
 	"github.com/signet-agent/signet/agent/config"
 	"github.com/signet-agent/signet/hsm"
 	"github.com/signet-agent/signet/sinks"
+	"github.com/signet-agent/signet/upstream"
 )
 
 // kindCertificate is what the records of rotators are kept under.
@@ -174,24 +175,48 @@ func specOf(c config.Issuance, usage x509.ExtKeyUsage) certificateSpec {
 // publishCertificate hands a version to the sinks, with its key where that is
 // delivered too.
 func (a *Agent) publishCertificate(ctx context.Context, r *rotator, c config.Issuance, v version) error {
+	cert, err := r.delivered(v)
+	if err != nil {
+		return err
+	}
+	a.socket.PublishCertificate(cert)
+	a.credentials.PublishCertificate(cert)
+	_ = a.files.PublishCertificate(cert) // it tells of each file that it cannot write, and tries again
+	return a.storeOnToken(ctx, c, r, v)
+}
+
+// delivered is a version as the sinks take it.
+func (r *rotator) delivered(v version) (*sinks.Certificate, error) {
 	cert := &sinks.Certificate{
 		Name: r.name, Generation: v.Generation, Chain: v.Chain, Serial: serialOf(v.Chain),
-		NotBefore: v.NotBefore, NotAfter: v.NotAfter,
+		NotBefore: v.NotBefore, NotAfter: v.NotAfter, UsableFrom: r.usableFrom(v),
 	}
 	if keys, ok := r.keys.(*fileKeys); ok {
 		key, err := keys.pem(v.KeyID)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		cert.Key = key
 	}
 	if keys, ok := r.keys.(*tokenKeys); ok {
 		cert.KeyURI = keys.uriOf(v.KeyID)
 	}
-	a.socket.PublishCertificate(cert)
-	a.credentials.PublishCertificate(cert)
-	_ = a.files.PublishCertificate(cert) // it tells of each file that it cannot write, and tries again
-	return a.storeOnToken(ctx, c, r, v)
+	return cert, nil
+}
+
+// usableFrom is the first generation of the key of which no certificate is revoked,
+// as far as the record goes back; 0 is any.
+func (r *rotator) usableFrom(v version) (generation int) {
+	for _, had := range append([]version{v, r.rec.Current}, r.rec.Old...) {
+		if had.Chain == nil || had.Generation > v.Generation {
+			continue // it came to nothing
+		}
+		// At a Manager a new key revokes the one before it.
+		if had.Compromised || r.spec.AsIs && had.Kind != upstream.Renew {
+			generation = max(generation, had.Generation)
+		}
+	}
+	return generation
 }
 
 // serialOf is the serial number of the leaf in lower-case hex, or "".
