@@ -204,8 +204,8 @@ type Status struct {
 	Sessions              int       // signatures that can be under way at once
 	Types                 []KeyType // what the token can make for signing
 	Limits                []string  // what the token cannot do
-	Warnings              []string
-	Lost                  []string // keys of the ledger that were looked for and are not on the token
+	Warnings              []string  // what should be seen to; after "; " how
+	Lost                  []string  // keys of the ledger that were looked for and are not on the token
 }
 
 // Status tells how the token is.
