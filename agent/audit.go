@@ -19,15 +19,15 @@ import (
 	"github.com/signet-agent/signet/sinks/socket"
 )
 
-// auditKeyName is the key that signs the audit's chain. It is made in the first
-// token like any other, is in the ledger, and signs nothing else: no policy can
-// give its use away, only the sight of its public half.
+// auditKeyName is the key that signs the audit's chain. It is made on the token of
+// the sealing key like any other, is in the ledger, and signs nothing else: no policy
+// can give its use away, only the sight of its public half.
 const auditKeyName = access.AuditKey
 
 // An auditSigner signs the audit's chain with a key of the token's, which it
 // makes.
 type auditSigner struct {
-	token  *hsm.Token
+	token  func() (*hsm.Token, error)
 	path   string // of the audit file; the public keys lie beside it
 	memory *auditMemory
 
@@ -38,24 +38,29 @@ type auditSigner struct {
 // key is the newest key for the audit, made if there is none.
 func (s *auditSigner) key(ctx context.Context) (*hsm.Key, hsm.LedgerKey, error) {
 	var newest hsm.LedgerKey
-	for _, k := range s.token.Keys() {
+	token, err := s.token()
+	if err != nil {
+		return nil, newest, err
+	}
+	for _, k := range token.Keys() {
 		if k.Name == auditKeyName && (k.State == hsm.Intended || k.State == hsm.Live) && k.Generation > newest.Generation {
 			newest = k
 		}
 	}
 	if newest.ID == "" {
-		var err error
-		if newest, err = s.token.Reserve(auditKeyName, hsm.ECDSAP256); err != nil {
+		if newest, err = token.Reserve(auditKeyName, hsm.ECDSAP256); err != nil {
 			return nil, newest, err
 		}
 	}
-	key, err := s.token.Ensure(ctx, newest.ID)
+	key, err := token.Ensure(ctx, newest.ID)
 	return key, newest, err
 }
 
 // sign is an access.SignFunc.
 func (s *auditSigner) sign(ctx context.Context, digest [sha256.Size]byte) ([]byte, string, error) {
-	if !s.token.Status().Open {
+	if token, err := s.token(); err != nil {
+		return nil, "", err
+	} else if !token.Status().Open {
 		return nil, "", errors.New("the token is not open")
 	}
 	s.mu.Lock()
@@ -102,7 +107,11 @@ func (s *auditSigner) info(ctx context.Context) (socket.KeyInfo, error) {
 	if err != nil {
 		return socket.KeyInfo{}, err
 	}
-	got, err := s.token.Info(ctx, k.ID)
+	token, err := s.token()
+	if err != nil {
+		return socket.KeyInfo{}, err
+	}
+	got, err := token.Info(ctx, k.ID)
 	if err != nil {
 		return socket.KeyInfo{}, err
 	}

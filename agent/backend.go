@@ -89,12 +89,6 @@ func notTheCaller(err error) error {
 	return err
 }
 
-// sealing is the token that the data key is wrapped by.
-func (a *Agent) sealing() *hsm.Token {
-	first, _ := a.cfg.Token("")
-	return a.tokens[first.TokenName()]
-}
-
 // locked says why the agent's state cannot be read, or is nil where it can be, or
 // nothing has failed yet.
 func (a *Agent) locked() error {
@@ -228,7 +222,7 @@ func (b backend) Sign(ctx context.Context, name string, r socket.SignRequest) ([
 	if !ok {
 		return nil, 0, problem(&refusal{socket.CodeInvalid, fmt.Sprintf("key %q is in a file, not in the HSM", name)})
 	}
-	key, err := k.token.Key(ctx, v.KeyID)
+	key, err := k.key(ctx, v.KeyID)
 	if err != nil {
 		return nil, 0, problem(err)
 	}

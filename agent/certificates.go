@@ -132,7 +132,7 @@ func (a *Agent) keyring(name string, k config.Key) (keyring, error) {
 	if !ok {
 		return nil, fmt.Errorf("%q: key.token: no token %q is configured", name, k.Token)
 	}
-	return &tokenKeys{a.tokens[h.TokenName()], hsm.KeyType(k.KeyType()), h.CallTimeout()}, nil
+	return &tokenKeys{a.tokens[h.TokenName()], hsm.KeyType(k.KeyType()), h.CallTimeout(), a.tokens}, nil
 }
 
 // specOf is the configuration as a rotator wants it.

@@ -80,7 +80,7 @@ func (a *Agent) credentialsPart(ln net.Listener) part {
 // uriOf is the RFC 7512 URI of a key in a token, as the OpenSSL engine or
 // provider takes it; "" while the token is not open.
 func (k *tokenKeys) uriOf(id string) string {
-	st := k.token.Status()
+	st := k.of(id).Status()
 	return keyURI(st.Label, st.Serial, id)
 }
 

@@ -36,6 +36,9 @@ func (b backend) Doctor(ctx context.Context) any {
 	for _, name := range slices.Sorted(maps.Keys(b.tokens)) {
 		d.Checks = append(d.Checks, checkToken(ctx, name, b.tokens[name])...)
 	}
+	if e := b.astray(); e != nil {
+		d.Checks = append(d.Checks, failedCheck("keys", e))
+	}
 	state := Check{Name: "state", Status: checkOK, Detail: "open"}
 	if err := b.notOpen(); err != nil {
 		state = failedCheck(state.Name, err)

@@ -200,7 +200,7 @@ func TestForgottenKeysOfTheTokenAreTidiedAway(t *testing.T) {
 	ledger := &hsmtest.Ledger{}
 	tok := hsm.New(token.Config(ledger, &hsmtest.Guard{}))
 	run(t, tok)
-	keys := &tokenKeys{tok, hsm.ECDSAP256, 0}
+	keys := &tokenKeys{tok, hsm.ECDSAP256, 0, map[string]*hsm.Token{"default": tok}}
 	var ids []string
 	for range 4 { // #1 in use, #2 reserved and remembered, #3 and #4 forgotten
 		id, _, err := keys.Reserve("host")

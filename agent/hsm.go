@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,23 +15,32 @@ import (
 	"github.com/signet-agent/signet/sinks/socket"
 )
 
-// tokenOf is the token that a key is on; nil for a key in a file.
+// tokenOf is the token that the key in use is on; nil for a key in a file, and for one
+// that is not of a certificate.
 func (a *Agent) tokenOf(name string) *hsm.Token {
-	if k, ok := a.rotators[name].keys.(*tokenKeys); ok {
-		return k.token
+	r := a.rotators[name]
+	if r == nil {
+		return nil
 	}
-	return nil
+	k, ok := r.keys.(*tokenKeys)
+	if !ok {
+		return nil
+	}
+	if snap := r.snap.Load(); snap != nil {
+		return k.of(cmp.Or(snap.Current.KeyID, snap.Next.KeyID))
+	}
+	return k.token
 }
 
 // storeOnToken puts a certificate beside its key, where that is configured, for
 // programs which find both by a PKCS#11 URI. It comes after all other sinks:
 // those need no token. A failure is that of publishing, which is tried again.
 func (a *Agent) storeOnToken(ctx context.Context, c config.Issuance, r *rotator, v version) error {
-	t := a.tokenOf(r.name)
-	if !c.OnToken || t == nil {
+	k, ok := r.keys.(*tokenKeys)
+	if !c.OnToken || !ok {
 		return nil
 	}
-	return t.StoreCertificate(ctx, v.KeyID, v.Chain[0])
+	return k.of(v.KeyID).StoreCertificate(ctx, v.KeyID, v.Chain[0])
 }
 
 // closed says why the token of a key is closed, or nil.
@@ -99,7 +109,7 @@ func (b backend) Key(ctx context.Context, name string) (socket.KeyInfo, error) {
 	if !ok {
 		return info, problem(&refusal{socket.CodeInvalid, fmt.Sprintf("key %q is in a file, not in the HSM", name)})
 	}
-	got, err := k.token.Info(ctx, v.KeyID)
+	got, err := k.of(v.KeyID).Info(ctx, v.KeyID)
 	if err != nil {
 		return info, problem(err)
 	}

@@ -135,12 +135,7 @@ func (a *Agent) runSecrets(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read the sealed secrets: %w", err)
 	}
-	select {
-	case <-a.sealing().Ready():
-	case <-ctx.Done():
-		return nil
-	}
-	if !a.unwrapDataKey(ctx) {
+	if !a.awaitSealing(ctx) || !a.unwrapDataKey(ctx) {
 		return nil
 	}
 	a.refresher.load(blobs)
@@ -228,7 +223,7 @@ func (a *Agent) watchToken(ctx context.Context, t *hsm.Token) error {
 // told why it cannot be used.
 func (a *Agent) findKeys(ctx context.Context, t *hsm.Token, tried map[string]bool) {
 	for _, k := range t.Keys() {
-		if k.State != hsm.Live && k.State != hsm.Retiring || a.rotators[k.Name] == nil || a.tokenOf(k.Name) != t || tried[k.ID] {
+		if k.State != hsm.Live && k.State != hsm.Retiring || a.tokenOf(k.Name) == nil || tried[k.ID] {
 			continue
 		}
 		_, err := t.Key(ctx, k.ID)

@@ -54,7 +54,7 @@ func openSealer(ctx context.Context, w wrapper, s safe) (*sealer, error) {
 		return freshSealer(ctx, w, s)
 	}
 	key, err := w.Unwrap(ctx, blob)
-	if errors.Is(err, hsm.ErrKeyLost) || errors.Is(err, hsm.ErrUntrusted) {
+	if errors.Is(err, hsm.ErrKeyLost) || errors.Is(err, hsm.ErrUntrusted) || errors.Is(err, hsm.ErrElsewhere) {
 		return nil, &noSealingKeyError{fmt.Errorf("unwrap the data key: %w", err)}
 	}
 	if err != nil {

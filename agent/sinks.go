@@ -19,8 +19,7 @@ func (a *Agent) makeSinks() error {
 	if err != nil {
 		return err
 	}
-	first, _ := a.cfg.Token("")
-	a.signer = &auditSigner{token: a.tokens[first.TokenName()], path: a.cfg.AuditPath()}
+	a.signer = &auditSigner{token: a.home, path: a.cfg.AuditPath()}
 	if err := a.openAudit(); err != nil {
 		return err
 	}

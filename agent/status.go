@@ -124,6 +124,9 @@ func (a *Agent) status(now time.Time) *Status {
 	}
 	s.Items = append(s.Items, a.fileItems()...)
 	s.Items = append(s.Items, a.consumerItems()...)
+	if e := a.astray(); e != nil {
+		s.Notices = append(s.Notices, withHint(e))
+	}
 	for i := range s.Items {
 		a.explain(&s.Items[i])
 	}
@@ -278,6 +281,11 @@ func (a *Agent) ready(now time.Time) error {
 	for _, name := range slices.Sorted(maps.Keys(a.identities)) {
 		if err := a.rotators[name].snap.Load().usable(name, now); err != nil {
 			return err
+		}
+	}
+	for _, k := range a.astray() {
+		if a.identities[k.Name] != nil && a.rotators[k.Name].snap.Load().Current.KeyID == k.ID {
+			return strayError{k}
 		}
 	}
 	return nil

@@ -328,7 +328,7 @@ func (r *rotator) retire(ctx context.Context, rec record) (record, error) {
 		if err := r.keys.Retire(ctx, old.KeyID); err != nil {
 			return rec, fmt.Errorf("retire key %s#%d: %w", r.name, old.Generation, err)
 		}
-		r.log.Info("key destroyed", "certificate", r.name, "generation", old.Generation)
+		r.log.Info("key retired", "certificate", r.name, "generation", old.Generation)
 	}
 	rec.Old = slices.Clone(rec.Old[1:])
 	return rec, nil
