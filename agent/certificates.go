@@ -83,7 +83,10 @@ func (a *Agent) newRotator(name string, c config.Issuance, usage x509.ExtKeyUsag
 		name: name, host: a.host, issuer: svc.issuer(), turns: svc.turns, keys: keys, log: a.log, emit: a.emit,
 		spec: specOf(c, usage), asks: make(chan ask), wake: make(chan struct{}, 1), doubts: make(chan struct{}, 1), clock: wall,
 	}
-	if svc.cfg.Type == config.Manager {
+	switch svc.cfg.Type {
+	case config.CipherTrust:
+		r.spec.Again = true
+	case config.Manager:
 		// The Manager's CA, which its administrator hands over, signs both its
 		// own certificate and those of its clients.
 		r.spec.Roots, r.spec.AsIs, r.spec.Account = svc.roots, true, svc.cfg.AccountID

@@ -15,6 +15,7 @@ import (
 func renewed(t *testing.T, ca *testCA, keys *memKeys) (b *bench, older, newer version, stop func()) {
 	t.Helper()
 	b = newBench(t, ca, keys, nil)
+	b.spec.AsIs = true // as the Manager does
 	stop = b.start(t)
 	older = b.last()
 	time.Sleep(time.Hour)
@@ -302,6 +303,7 @@ func TestCrashAmidAFallback(t *testing.T) {
 				b2.doubt()
 				_ = b2.during(t, 5*time.Minute)
 				b3 := newBench(t, ca, keys, b2.disk)
+				b3.spec.AsIs = true
 				halt := b3.start(t)
 				b3.refuse()
 				time.Sleep(time.Minute)

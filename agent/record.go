@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"bytes"
+	"crypto/x509"
 	"hash/fnv"
 	"time"
 
@@ -48,7 +50,10 @@ type version struct {
 	CSR        []byte               `json:",omitempty"` // made, and so is the key
 	// Sent says that the request is about to be sent, or was. Whoever finds it
 	// set after a start must take it that it may have been carried out.
-	Sent        bool      `json:",omitempty"`
+	Sent bool `json:",omitempty"`
+	// RequestID is what the issuer may remember the request by: it is on disk
+	// before the request is sent, and a new one for each that is not the same.
+	RequestID   string    `json:",omitempty"`
 	Until       time.Time `json:",omitzero"`  // the end that was asked for; zero = the issuer chooses
 	Compromised bool      `json:",omitempty"` // the key that this one replaces is
 	// Refused is a chain that came and was not believed. It is looked at again
@@ -67,6 +72,12 @@ type version struct {
 }
 
 func (v version) exists() bool { return v.KeyID != "" }
+
+// anew is v with its key and nothing asked for yet.
+func (v version) anew() version {
+	v.CSR, v.Sent, v.RequestID, v.Refused = nil, false, "", nil
+	return v
+}
 
 // urgentAt is when the end of the certificate is near: a fifth of its life
 // before it, or 30 days if that is less. From then on it is said aloud, and no
@@ -262,11 +273,35 @@ func (r *record) settled(s step) {
 	r.Failures, r.Failed, r.Error, r.ErrorAt = 0, "", "", time.Time{}
 }
 
+// yields reports whether what is under way is given up for what is asked: a
+// renewal for a new key, unless its certificate is there already, and for a
+// compromised key all but a request that works once.
+func (r *record) yields(to asked, again bool) bool {
+	n := r.Next
+	switch {
+	case !n.exists() || to == askedRenew:
+		return false
+	case n.Kind == upstream.Renew:
+		return n.Chain == nil || to == askedCompromised
+	}
+	return n.Kind == upstream.Rotate && to == askedCompromised && (!n.Sent || again)
+}
+
 // giveUpNext leaves the key of Next to be retired.
 func (r *record) giveUpNext(now time.Time) {
 	n := r.Next
 	n.DropAt = now
 	r.Next, r.Old = version{}, append([]version{n}, r.Old...)
+}
+
+// holding is the version that has leaf in use, or had it before; zero if none.
+func (r *record) holding(leaf *x509.Certificate) version {
+	for _, v := range append([]version{r.Current}, r.Old...) {
+		if len(v.Chain) > 0 && bytes.Equal(v.Chain[0], leaf.Raw) {
+			return v
+		}
+	}
+	return version{}
 }
 
 // keys are the keys that the record names.

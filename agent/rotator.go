@@ -97,7 +97,10 @@ type certificateSpec struct {
 	OneTime     bool           // the issuer wants one-time credentials for the first
 	// AsIs says that the issuer renews without a new request, so that a renewed
 	// certificate has the names of the one before.
-	AsIs    bool
+	AsIs bool
+	// Again says that the issuer can be asked for another certificate at any
+	// time, and that it costs nothing but that one.
+	Again   bool
 	CA      bool  // a CA's certificate is wanted
 	Account int64 // at the issuer, where it has accounts
 }
@@ -340,6 +343,9 @@ func (r *rotator) ask(a ask) {
 	case rec.Lost != "":
 		a.Done <- &refusal{"unavailable", rec.Lost}
 		return
+	case rec.yields(a.What, r.spec.Again):
+		rec.giveUpNext(r.clock())
+		rec.Asked = a.What
 	case rec.Next.exists():
 		// One is being made already: it serves an ask to renew. A new key is
 		// made after it.

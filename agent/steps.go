@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -89,20 +90,18 @@ func (r *rotator) submit(ctx context.Context, v version) (version, error) {
 		if again, err := r.accept(v, upstream.Issued{Chain: v.Refused}); err == nil {
 			return again, nil
 		}
+		if r.spec.Again {
+			// To ask for the same would find the same.
+			var err error
+			if v, err = r.make(ctx, v.anew()); err != nil {
+				return v, err
+			}
+		}
 	}
 	uncertain := v.Sent
-	if v.Until = (time.Time{}); r.spec.Options.Duration > 0 {
-		v.Until = r.clock().Add(r.spec.Options.Duration)
-	}
-	if !uncertain {
-		v.Sent = true
-		sent := r.rec
-		sent.Next = v
-		if err := r.save(sent); err != nil {
-			v.Sent = false
-			return v, fmt.Errorf("write state before asking for the certificate: %w", err)
-		}
-		r.rec = sent
+	v, err := r.announce(v)
+	if err != nil {
+		return v, err
 	}
 	req, err := r.request(v, uncertain)
 	if err != nil {
@@ -112,8 +111,11 @@ func (r *rotator) submit(ctx context.Context, v version) (version, error) {
 	if err != nil {
 		// An answer that says no leaves nothing uncertain; no answer does.
 		e, ok := errors.AsType[*upstream.Error](err)
-		if ok && !e.Sent && !uncertain {
+		switch {
+		case ok && !e.Sent && !uncertain:
 			v.Sent = false
+		case ok && !e.Sent && r.spec.Again && definite(err):
+			v.Sent, v.RequestID = false, "" // nothing is to be had by that name
 		}
 		if v.Kind == upstream.Register && (definite(err) || ok && e.Status == http.StatusUnauthorized) {
 			r.given = nil // wrong credentials are not tried again and again
@@ -123,10 +125,28 @@ func (r *rotator) submit(ctx context.Context, v version) (version, error) {
 	return r.accept(v, issued)
 }
 
+// announce writes down that v is about to be sent, and under which ID.
+func (r *rotator) announce(v version) (version, error) {
+	if v.Until = (time.Time{}); r.spec.Options.Duration > 0 {
+		v.Until = r.clock().Add(r.spec.Options.Duration)
+	}
+	if v.Sent && v.RequestID != "" {
+		return v, nil
+	}
+	sent := r.rec
+	sent.Next = v
+	sent.Next.Sent, sent.Next.RequestID = true, cmp.Or(v.RequestID, rand.Text())
+	if err := r.save(sent); err != nil {
+		return v, fmt.Errorf("write state before asking for the certificate: %w", err)
+	}
+	r.rec = sent
+	return sent.Next, nil
+}
+
 // request is what the issuer is asked for.
 func (r *rotator) request(v version, uncertain bool) (upstream.CertificateRequest, error) {
 	req := upstream.CertificateRequest{
-		Kind: v.Kind, CSR: v.CSR, NotAfter: v.Until, Uncertain: uncertain, Compromised: v.Compromised, Options: r.spec.Options,
+		Kind: v.Kind, ID: v.RequestID, CSR: v.CSR, NotAfter: v.Until, Uncertain: uncertain, Compromised: v.Compromised, Options: r.spec.Options,
 	}
 	if v.Kind != upstream.Register {
 		cur, err := r.certificate(r.rec.Current)
@@ -160,6 +180,13 @@ func (r *rotator) accept(v version, issued upstream.Issued) (version, error) {
 	}
 	now := r.clock()
 	leaf, err := checkChain(issued.Chain, want, now)
+	var had version
+	if err == nil {
+		if had = r.rec.holding(leaf); had.exists() && !r.spec.AsIs {
+			err = fmt.Errorf("it is the one with serial number %s again, which was issued before; ask the issuer's administrator why it issues no other, "+
+				"or replace the key too with `signet rotate %s`", serialOf(issued.Chain), r.name)
+		}
+	}
 	if err != nil {
 		// An issuer that can be asked again is asked again; the record says Sent,
 		// so one that cannot will be asked what happened.
@@ -168,11 +195,9 @@ func (r *rotator) accept(v version, issued upstream.Issued) (version, error) {
 	}
 	v.Refused, v.Account = nil, r.spec.Account
 	v.Chain, v.ReceivedAt, v.NotBefore, v.NotAfter = issued.Chain, now, leaf.NotBefore, leaf.NotAfter
-	for _, had := range append([]version{r.rec.Current}, r.rec.Old...) {
-		if v.Kind == upstream.Renew && sameChain(had.Chain, v.Chain) {
-			// The issuer saw no need yet: the life is still the old one.
-			v.ReceivedAt, v.Warned = had.ReceivedAt, had.Warned
-		}
+	if had.exists() {
+		// The issuer saw no need yet: the life is still the old one.
+		v.ReceivedAt, v.Warned = had.ReceivedAt, had.Warned
 	}
 	s := share(r.host, r.name)
 	v.RenewAt = later(renewAt(v.ReceivedAt, v.NotAfter, s), now.Add(minRenewal(v, now)))
@@ -249,7 +274,7 @@ func (r *rotator) publishNext(ctx context.Context, rec record) (record, error) {
 		r.burnCredentials()
 		r.notice = ""
 		old.DropAt = now // if there was one, its account is of no use any more
-	case next.Compromised:
+	case next.Compromised || rec.Asked == askedCompromised:
 		old.DropAt = now
 	case next.KeyID == old.KeyID:
 		// Nothing is destroyed with it: it stays as a fallback until it ends.

@@ -48,6 +48,10 @@ func (k RequestKind) String() string {
 // A CertificateRequest asks an issuer for a certificate.
 type CertificateRequest struct {
 	Kind RequestKind
+	// ID tells this request from every other: it is random, and the same only
+	// when the same is asked again. A CSR cannot do that: RSA and Ed25519 sign
+	// the same names the same way each time.
+	ID string
 	// CSR is the PKCS#10 request in DER, signed by the key to certify.
 	CSR []byte
 	// NotAfter is the end asked for, or zero for the issuer's default.
@@ -58,7 +62,7 @@ type CertificateRequest struct {
 	// Username and Password are the one-time credentials of a Register.
 	Username string
 	Password secret.Value
-	// Uncertain says that an earlier try with this very CSR was sent and its
+	// Uncertain says that an earlier try with this very ID was sent and its
 	// answer lost, so that it may have been carried out. The issuer must find
 	// out before it asks again, or fail with an Error of code Lost.
 	Uncertain bool

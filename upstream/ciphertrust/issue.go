@@ -4,11 +4,10 @@ import (
 	"bytes"
 	"context"
 	"crypto"
-	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/hex"
 	"encoding/pem"
+	"errors"
 	"time"
 
 	"github.com/signet-agent/signet/upstream"
@@ -22,13 +21,22 @@ const defaultDays = 365
 // the server: each kind of request is a certificate more, and those of before
 // are left to their end, but that those of a compromised key are revoked.
 //
-// A certificate is named after its CSR, so that one whose answer was lost is
-// found again instead of issued twice.
+// A certificate is named after the ID of its request, so that one whose answer
+// was lost is found again instead of issued twice.
 func (c *Client) Issue(ctx context.Context, r upstream.CertificateRequest) (upstream.Issued, error) {
 	got, err := c.issued(ctx, r)
 	if err != nil {
 		return upstream.Issued{}, err
 	}
+	issued, err := c.finish(ctx, r, got)
+	if e, ok := errors.AsType[*upstream.Error](err); ok {
+		e.Sent = true // the certificate is there, whatever failed afterwards
+	}
+	return issued, err
+}
+
+// finish does what is left when a certificate has been issued.
+func (c *Client) finish(ctx context.Context, r upstream.CertificateRequest, got *Certificate) (upstream.Issued, error) {
 	chain := der(got.Cert)
 	if len(chain) == 0 {
 		return upstream.Issued{}, c.notUnderstood(call{op: "issue certificate", item: got.Name})
@@ -50,14 +58,13 @@ func (c *Client) Issue(ctx context.Context, r upstream.CertificateRequest) (upst
 
 // issued is the certificate for a request: a new one, or that of an earlier try.
 func (c *Client) issued(ctx context.Context, r upstream.CertificateRequest) (*Certificate, error) {
-	name := nameFor(r.CSR)
+	name := "signet-" + r.ID
+	if r.ID == "" {
+		return nil, c.failed(call{op: "issue certificate"}, upstream.Invalid, "the request has no ID to name the certificate after")
+	}
 	if r.Uncertain {
-		got, err := c.Certificate(ctx, r.Options.CA, name)
-		if err == nil && got.State != "revoked" {
-			return got, nil
-		}
-		if err != nil && !is(err, 404) {
-			return nil, err
+		if got, err := c.earlier(ctx, r.Options.CA, name); !is(err, 404) {
+			return got, err
 		}
 	}
 	got, err := c.IssueCertificate(ctx, r.Options.CA, IssueRequest{
@@ -65,16 +72,22 @@ func (c *Client) issued(ctx context.Context, r upstream.CertificateRequest) (*Ce
 		Purpose: purpose(r), Name: name, Validity: validity(r),
 	})
 	if is(err, 409) {
-		// The name says which request it is of, so it is this one's.
-		return c.Certificate(ctx, r.Options.CA, name)
+		// Where it is the name that is taken, it is taken by this very request.
+		if got, err := c.earlier(ctx, r.Options.CA, name); !is(err, 404) {
+			return got, err
+		}
 	}
 	return got, err
 }
 
-// nameFor is the name of the certificate for a CSR.
-func nameFor(csr []byte) string {
-	sum := sha256.Sum256(csr)
-	return "signet-" + hex.EncodeToString(sum[:16])
+// earlier is what an earlier try has had issued.
+func (c *Client) earlier(ctx context.Context, ca, name string) (*Certificate, error) {
+	got, err := c.Certificate(ctx, ca, name)
+	if err == nil && got.State == "revoked" {
+		return nil, c.failed(call{op: "issue certificate", item: name}, upstream.Invalid,
+			"the answer of an earlier try was lost, and the certificate has been revoked since")
+	}
+	return got, err
 }
 
 func purpose(r upstream.CertificateRequest) string {

@@ -1,6 +1,7 @@
 package ciphertrust_test
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -104,7 +105,7 @@ func TestIssuer(t *testing.T) {
 		c := b.asAdmin()
 		root := b.server.RootCA()
 		der, key := csr(t, "host1")
-		req := upstream.CertificateRequest{CSR: der, Options: upstream.Options{CA: root, Purpose: "client", Duration: 36 * time.Hour}}
+		req := upstream.CertificateRequest{ID: "1", CSR: der, Options: upstream.Options{CA: root, Purpose: "client", Duration: 36 * time.Hour}}
 		issued, err := c.Issue(t.Context(), req)
 		if err != nil {
 			t.Fatal(err)
@@ -116,18 +117,19 @@ func TestIssuer(t *testing.T) {
 		if left := time.Until(leaf.NotAfter); left > 36*time.Hour || left < 35*time.Hour {
 			t.Errorf("lives for %v", left)
 		}
-		// Renewed with the same key: one certificate more.
-		again, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: "host1"}}, key)
-		if err != nil {
-			t.Fatal(err)
+		// Asked for again, it is the same one; renewed, with a CSR that may be the
+		// same, it is one certificate more.
+		if again, err := c.Issue(t.Context(), req); err != nil || !bytes.Equal(again.Chain[0], leaf.Raw) {
+			t.Errorf("another certificate for the same request, or %v", err)
 		}
-		if _, err := c.Issue(t.Context(), upstream.CertificateRequest{Kind: upstream.Renew, CSR: again, Options: req.Options}); err != nil {
-			t.Fatal(err)
+		renewed, err := c.Issue(t.Context(), upstream.CertificateRequest{Kind: upstream.Renew, ID: "2", CSR: der, Options: req.Options})
+		if err != nil || bytes.Equal(renewed.Chain[0], leaf.Raw) {
+			t.Errorf("the same certificate for another request, or %v", err)
 		}
 		// The answer to a rotation is lost, and it is asked again.
 		next, _ := csr(t, "host1")
 		b.server.Faults.Add(upstreamtest.Fault{Kind: upstreamtest.FaultLost, Method: "POST", Path: "*/certs", Count: 1})
-		rotate := upstream.CertificateRequest{Kind: upstream.Rotate, CSR: next, Options: req.Options, Compromised: true,
+		rotate := upstream.CertificateRequest{Kind: upstream.Rotate, ID: "3", CSR: next, Options: req.Options, Compromised: true,
 			Current: &tls.Certificate{Certificate: issued.Chain, PrivateKey: key}}
 		_, err = c.Issue(t.Context(), rotate)
 		if e, ok := errors.AsType[*upstream.Error](err); !ok || !e.Sent {
@@ -152,7 +154,7 @@ func TestIssuer(t *testing.T) {
 		if active != 1 || revoked != 2 {
 			t.Errorf("%d active, %d revoked; want the new one, and both of the compromised key", active, revoked)
 		}
-		if _, err := c.Issue(t.Context(), upstream.CertificateRequest{CSR: next, Options: upstream.Options{CA: "nosuch"}}); upstream.CodeOf(err) != upstream.NotFound {
+		if _, err := c.Issue(t.Context(), upstream.CertificateRequest{ID: "4", CSR: next, Options: upstream.Options{CA: "nosuch"}}); upstream.CodeOf(err) != upstream.NotFound {
 			t.Error(err)
 		}
 	})
