@@ -1,29 +1,47 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/signet-agent/signet/agent/config"
 	"github.com/signet-agent/signet/internal/access"
+	"github.com/signet-agent/signet/sinks/consumers"
 	"github.com/signet-agent/signet/sinks/files"
 )
 
-// CheckConfig holds a configuration against this host, with the code that Run makes
-// its parts with: what it lets pass starts, but for what the warnings say. It
-// makes and opens nothing. An error is a *config.Errors.
-func CheckConfig(c *config.Config) (warnings []config.Fault, err error) {
-	return c.Check(func(r *config.Report) {
+// CheckConfig reads a configuration and holds it against this host, with the code
+// that Run makes its parts with: what it lets pass starts, but for what the warnings
+// say. It makes nothing, and of what it opens it says nothing but whether it could.
+// An error is a *config.Errors.
+func CheckConfig(name string, text []byte) (c *config.Config, warnings []config.Fault, err error) {
+	return config.Examine(name, text, func(c *config.Config, r *config.Report) {
 		checkPolicy(c, r)
 		for name, u := range c.Upstreams {
 			checkRoots(r.At("upstreams", name)+".ca_file", u.CAFile, r)
 		}
-		for i, f := range c.Files {
-			checkFile(fmt.Sprintf("files[%d]", i), f, r)
+		checkTokens(c, r)
+		for at, path := range c.SecretFiles(r) {
+			warn(r, at, readable(path), "what needs it does not work")
 		}
+		programs := map[string]error{} // by command: many files can have the same
+		for i, f := range c.Files {
+			at := fmt.Sprintf("files[%d]", i)
+			if r.Sound(at) {
+				checkFile(at, f, r)
+				checkConsumer(at, f, programs, r)
+			}
+		}
+		checkDirs(c, r)
 	})
 }
 
@@ -34,20 +52,127 @@ func checkPolicy(c *config.Config, r *config.Report) {
 	}
 	_, err := access.Compile(few)
 	for _, e := range each(err) {
-		at, what, _ := strings.Cut(e.Error(), ": ")
-		r.Fault(at, what)
+		if at, what, _ := strings.Cut(e.Error(), ": "); r.Sound(at) {
+			r.Fault(at, what)
+		}
 	}
 }
 
-// checkRoots warns of a file that cannot be read: it may yet come, or be for the
-// agent's user alone.
+// checkRoots refuses what the agent does not start with. That the file is not for
+// who checks does not tell whether it is for the agent's user.
 func checkRoots(at, path string, r *config.Report) {
-	_, err := readRoots(path)
-	if _, unread := errors.AsType[*fs.PathError](err); unread {
-		r.Warning(at, fmt.Sprintf("%v; the agent does not start without it", err))
-	} else if err != nil {
-		r.Fault(at, err.Error())
+	if !r.Sound(at) {
+		return
 	}
+	_, err := readRoots(path)
+	if errors.Is(err, fs.ErrPermission) {
+		r.Warning(at, fmt.Sprintf("%v; the agent does not start unless its user may read it", err))
+	} else if err != nil {
+		r.Fault(at, err.Error()+"; the agent does not start without it")
+	}
+}
+
+// checkTokens warns of files that may yet be installed: until then the token stays
+// closed, and all else goes on.
+func checkTokens(c *config.Config, r *config.Report) {
+	for at, h := range c.Tokens(r) {
+		if path := h.ModulePath(); path != "" {
+			place := at + ".module"
+			if h.Module == "" {
+				place = at + ".uri"
+			}
+			warn(r, place, readable(path), "the token stays closed")
+		}
+		if h.Worker != "" {
+			warn(r, at+".worker", consumers.Exec{Argv: []string{h.Worker}}.Check(context.Background()), "the token stays closed")
+		}
+	}
+}
+
+// checkConsumer warns of programs that are not installed yet.
+func checkConsumer(at string, f config.File, programs map[string]error, r *config.Report) {
+	look := func(at string, argv []string) {
+		if len(argv) == 0 {
+			return
+		}
+		err, known := programs[argv[0]]
+		if !known {
+			err = consumers.Exec{Argv: argv}.Check(context.Background())
+			programs[argv[0]] = err
+		}
+		warn(r, at, err, "the reload fails")
+	}
+	look(at+".test", f.Test)
+	look(at+".reload.exec", f.Reload.Exec)
+	if path := f.Reload.Redis.CAFile; path != "" {
+		warn(r, at+".reload.redis.ca_file", readable(path), "the reload fails")
+	}
+}
+
+// checkDirs looks at where the agent makes files of its own. What lies in the way of
+// a directory is a fault; one that is missing can be made by systemd at each start.
+func checkDirs(c *config.Config, r *config.Report) {
+	for at, dir := range map[string]string{"state_dir": c.StatePath(), "runtime_dir": c.RuntimePath()} {
+		err := directory(dir)
+		for ; errors.Is(err, fs.ErrNotExist); err = directory(dir) {
+			dir = filepath.Dir(dir) // which is made with it
+		}
+		if errors.Is(err, syscall.ENOTDIR) && r.Sound(at) {
+			r.Fault(at, err.Error()+"; the agent does not start without a directory there")
+		}
+	}
+	for at, path := range map[string]string{"audit.file": c.Audit.File, "socket.path": c.Socket.Path, "credentials_socket.path": c.CredentialsSocket.Path} {
+		if dir := filepath.Dir(path); path != "" && dir != c.RuntimePath() && dir != c.StatePath() {
+			warn(r, at, directory(dir), "the agent does not start")
+		}
+	}
+}
+
+// warn says what is so until what was looked for is there, if it is not.
+func warn(r *config.Report, at string, err error, so string) {
+	if err == nil || !r.Sound(at) {
+		return
+	}
+	end := "until that is mended"
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		end = "until it is there"
+	case errors.Is(err, fs.ErrPermission):
+		end = "unless the agent's user may use it"
+	}
+	r.Warning(at, fmt.Sprintf("%v; %s %s", err, so, end))
+}
+
+// readable is why a file cannot be read, or nil. It is not opened: that waits for
+// ever if it is a pipe, and what is in it is nobody's business here.
+func readable(path string) error {
+	st, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return unopened(path, errors.Unwrap(err))
+	case st.IsDir():
+		return unopened(path, syscall.EISDIR)
+	}
+	return unopened(path, unix.Faccessat(unix.AT_FDCWD, path, unix.R_OK, unix.AT_EACCESS))
+}
+
+// directory is why there is no directory, or nil.
+func directory(path string) error {
+	st, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return unopened(path, errors.Unwrap(err))
+	case !st.IsDir():
+		return unopened(path, syscall.ENOTDIR)
+	}
+	return nil
+}
+
+func unopened(path string, why error) error {
+	if why == nil {
+		return nil
+	}
+	return &fs.PathError{Op: "open", Path: path, Err: why}
 }
 
 // checkFile tells what keeps a file, or a set, from being written at all, and

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/signet-agent/signet/agent/config"
@@ -19,7 +20,7 @@ func checked(t *testing.T, more string) (*config.Config, []config.Fault, error) 
 	dir := t.TempDir()
 	text := fmt.Sprintf(`state_dir: %[1]s
 runtime_dir: %[1]s
-hsm: {module: /nowhere.so, token: x, pin: {env: PIN}}
+hsm: {module: /bin/sh, token: x, pin: {env: PIN}}
 identities: {host: {issuer: cm, ca: c, subject: {common_name: h}}}
 secrets: {db: {upstream: cm, secret: x}}
 certificates: {web: {issuer: cm, ca: c, dns_names: [w.example], key: {store: file}}}
@@ -27,12 +28,7 @@ certificates: {web: {issuer: cm, ca: c, dns_names: [w.example], key: {store: fil
 	if !strings.Contains(more, "upstreams:") {
 		text += `upstreams: {cm: {type: ciphertrust, url: "https://c.example", auth: {grant: password}}}` + "\n"
 	}
-	cfg, err := config.Parse("f", []byte(text))
-	if err != nil {
-		return nil, nil, err
-	}
-	warnings, err := CheckConfig(cfg)
-	return cfg, warnings, err
+	return CheckConfig("f", []byte(text))
 }
 
 // What a check accepts starts: the parts of the agent are made of it, and what
@@ -59,6 +55,8 @@ func TestWhatACheckAcceptsStarts(t *testing.T) {
 		{"policy: [{callers: {users: ['4294967295']}, allow: {admin: true}}]\n", "f:7:29: policy[0].callers.users[0]: "},
 		{`upstreams: {cm: {type: ciphertrust, url: "https://c.example", auth: {grant: password}, ca_file: ` + noPEM + "}}\n",
 			"f:7:97: upstreams.cm.ca_file: " + noPEM + " holds no PEM certificate"},
+		{`upstreams: {cm: {type: ciphertrust, url: "https://c.example", auth: {grant: password}, ca_file: /nowhere/ca.pem}}` + "\n",
+			"f:7:97: upstreams.cm.ca_file: open /nowhere/ca.pem: no such file or directory; the agent does not start without it"},
 		{"certificates2: {}\n", "f:7:1: certificates2: "},
 	} {
 		cfg, warnings, err := checked(t, tt.text)
@@ -115,9 +113,80 @@ func TestACheckWarns(t *testing.T) {
 	} else {
 		starts(t, cfg)
 	}
+}
 
-	_, warnings, err := checked(t, `upstreams: {cm: {type: ciphertrust, url: "https://c.example", auth: {grant: password}, ca_file: /nowhere/ca.pem}}`+"\n")
-	if err != nil || len(warnings) != 1 || !strings.HasPrefix(warnings[0].Error(), "f:7:97: upstreams.cm.ca_file: open /nowhere/ca.pem: ") {
-		t.Errorf("%v, %v", warnings, err)
+// What has to be there for something to work, and is not, is a warning with its
+// place: a package may yet bring it. What is in a secret's file is not looked at.
+func TestACheckWarnsOfWhatIsNotThere(t *testing.T) {
+	dir := t.TempDir()
+	pin := filepath.Join(dir, "pin")
+	if err := syscall.Mkfifo(pin, 0o600); err != nil { // whoever reads it waits for ever
+		t.Fatal(err)
+	}
+	text := fmt.Sprintf(`state_dir: %[1]s/state
+runtime_dir: %[1]s/run
+hsm:
+  - {name: a, module: /nowhere/a.so, token: x, pin: {file: /nowhere/pin}, worker: /nowhere/worker}
+  - {name: b, uri: "pkcs11:token=x?module-path=/nowhere/b.so", pin: {file: %[1]s}}
+  - {name: c, module: /bin/sh, token: y, pin: {file: %[1]s/pin}}
+upstreams:
+  pam: {type: senhasegura, url: "https://p.example", auth: {grant: client_credentials, client_id: x, client_secret: {file: /nowhere/secret}}}
+secrets: {db: {upstream: pam, credential: x}}
+files:
+  - {path: /etc/x, secret: db, field: password, test: [/nowhere/prog, -t], reload: {exec: [no-such-program-2]}}
+  - {path: /etc/y, secret: db, field: password, test: [sh], reload: {exec: [/bin/sh, -c, "true"]}}
+audit: {file: /nowhere/audit.jsonl}
+socket: {path: %[1]s/sock/s}
+`, dir)
+	_, found, err := CheckConfig("f", []byte(text))
+	var got []string
+	for _, w := range found {
+		got = append(got, w.Error())
+	}
+	const none = ": no such file or directory; "
+	want := []string{
+		"f:4:23: hsm[0].module: open /nowhere/a.so" + none + "the token stays closed until it is there",
+		"f:4:60: hsm[0].pin.file: open /nowhere/pin" + none + "what needs it does not work until it is there",
+		"f:4:83: hsm[0].worker: /nowhere/worker: there is no such program; the token stays closed until that is mended",
+		"f:5:20: hsm[1].uri: open /nowhere/b.so" + none + "the token stays closed until it is there",
+		"f:5:76: hsm[1].pin.file: open " + dir + ": is a directory; what needs it does not work until that is mended",
+		"f:8:124: upstreams.pam.auth.client_secret.file: open /nowhere/secret" + none + "what needs it does not work until it is there",
+		"f:11:49: files[0].test: /nowhere/prog: there is no such program; the reload fails until that is mended",
+		"f:11:85: files[0].reload.exec: no-such-program-2: there is no such program; the reload fails until that is mended",
+		"f:13:15: audit.file: open /nowhere" + none + "the agent does not start until it is there",
+		"f:14:16: socket.path: open " + dir + "/sock" + none + "the agent does not start until it is there",
+	}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("%v\n%s\nwant\n%s", err, strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// What keeps the agent from starting, and will not come by itself, is a fault; so is
+// the rest that is wrong, at once.
+func TestACheckRefusesWhatDoesNotStart(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err := CheckConfig("f", fmt.Appendf(nil, `state_dir: %[1]s/state
+runtime_dir: %[1]s
+state_dirs: x
+hsm: {module: /bin/sh, token: x, pin: {env: PIN}}
+upstreams:
+  cm: {type: ciphertrust, url: "https://c.example", auth: {grant: password}, ca_file: /nowhere/ca.pem}
+  api: {type: oauth2, token_url: "https://as.example/t", auth: {grant: client_credentials, client_id: x, client_secret: {env: X}}}
+policy: [{callers: {users: [no-such-user-2]}, allow: {admin: true}}]
+`, file))
+	const rest = ": not a directory; the agent does not start without a directory there"
+	want := []string{
+		"f:1:12: state_dir: open " + file + "/state" + rest,
+		"f:2:14: runtime_dir: open " + file + rest,
+		"f:3:1: state_dirs: unknown key; did you mean state_dir?",
+		"f:6:87: upstreams.cm.ca_file: open /nowhere/ca.pem: no such file or directory; the agent does not start without it",
+		"f:7:15: upstreams.api.type: \"oauth2\" is not served by this version; remove the upstream and what uses it",
+		"f:8:29: policy[0].callers.users[0]: there is no user \"no-such-user-2\" on this host; create it or correct the name",
+	}
+	if err == nil || err.Error() != strings.Join(want, "\n") {
+		t.Errorf("%v\nwant\n%s", err, strings.Join(want, "\n"))
 	}
 }

@@ -84,7 +84,7 @@ func (k *checker) proxyRule(at, name string, patterns []string) {
 func (k *checker) host() {
 	for name := range sortedKeys(k.c.Upstreams) {
 		kind := k.c.Upstreams[name].Type
-		k.unless(slices.Contains(served, kind), join("upstreams", name)+".type",
+		k.unless(kind == "" || slices.Contains(served, kind), join("upstreams", name)+".type",
 			"%q is not served by this version; remove the upstream and what uses it", kind)
 	}
 	for i, r := range k.c.Policy {

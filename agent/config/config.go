@@ -3,6 +3,8 @@ package config
 import (
 	"path/filepath"
 	"time"
+
+	"github.com/signet-agent/signet/internal/tokenuri"
 )
 
 // Config is the whole of the configuration file. Its zero fields mean what
@@ -36,9 +38,6 @@ type Config struct {
 
 	Audit Audit `yaml:"audit"`
 	Log   Log   `yaml:"log"`
-
-	source string           // the name given to Parse
-	places map[string]place // of everything that is in the file
 }
 
 // StatePath is StateDir, or /var/lib/signet.
@@ -110,6 +109,12 @@ type HSM struct {
 
 // TokenName is Name, or "default".
 func (h HSM) TokenName() string { return or(h.Name, "default") }
+
+// ModulePath is Module, or the module-path of URI.
+func (h HSM) ModulePath() string {
+	u, _ := tokenuri.Parse(h.URI) // what is wrong with it is a fault
+	return or(h.Module, u.Module)
+}
 
 // CallTimeout is Timeout, or ten seconds.
 func (h HSM) CallTimeout() time.Duration { return h.Timeout.Or(10 * time.Second) }

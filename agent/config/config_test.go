@@ -235,7 +235,7 @@ func TestUnreadable(t *testing.T) {
 // exist is refused, at the place where he is named; a label where there is no
 // SELinux; and what others find.
 func TestCheckKnowsTheHost(t *testing.T) {
-	c := mustParse(t, minimal+`
+	text := minimal + `
 upstreams: {cm: {type: ciphertrust, url: "https://c.example", auth: {grant: password}}}
 secrets: {db: {upstream: cm, secret: x}}
 files:
@@ -245,8 +245,8 @@ files:
 policy:
   - callers: {users: [root, 4242, no-such-user-2], groups: [root, no-such-group-2]}
     allow: {secrets: [db]}
-`)
-	_, err := c.Check(func(r *Report) {
+`
+	_, _, err := Examine("signet.yaml", []byte(text), func(_ *Config, r *Report) {
 		r.Fault("files[0].path", "is not liked")
 		r.Fault("files[1].entries.\"a.b\"", "is not liked")
 		r.Warning("files[1]", "is not nice")
@@ -266,12 +266,43 @@ policy:
 
 // TestWarnings holds that a warning has its place, and is no fault.
 func TestWarnings(t *testing.T) {
-	c := mustParse(t, minimal+`
+	_, warnings, err := Examine("signet.yaml", []byte(minimal+`
 state_dir: /var/lib/x
-`)
-	warnings, err := c.Check(func(r *Report) { r.Warning("state_dir", "is not nice") })
+`), func(_ *Config, r *Report) { r.Warning("state_dir", "is not nice") })
 	if err != nil || len(warnings) != 1 || warnings[0].Error() != "signet.yaml:3:12: state_dir: is not nice" {
 		t.Errorf("%v, %v", warnings, err)
+	}
+}
+
+// TestExamineSaysAllAtOnce holds that what only the host knows, and what others
+// find, is not kept back until the rest is in order; of what could not be read no
+// more is said.
+func TestExamineSaysAllAtOnce(t *testing.T) {
+	sound := map[string]bool{}
+	_, warnings, err := Examine("signet.yaml", []byte(minimal+`
+state_dirs: /var/lib/x
+upstreams:
+  pki: {type: manpki, url: "https://pki.example", auth: {username: x, password: {file: /p}}}
+  api: {type: {}, url: "https://api.example"}
+  pam: {url: "https://pam.example"}
+files: [{path: x, certificate: web}, {path: /y, template: '{{ secret "db" "x" }}'}]
+policy: [{callers: {users: [no-such-user-2]}, allow: {admin: true}}, {callers: {users: {}}, allow: {admin: true}}]
+`), func(c *Config, r *Report) {
+		for _, path := range []string{"files[0]", "files[1]", "policy[0].callers", "policy[1].callers", "hsm"} {
+			sound[path] = r.Sound(path)
+		}
+		r.Fault("upstreams.pki.ca_file", "is not liked")
+		r.Warning("hsm", "is not nice")
+	})
+	want := "state_dirs upstreams.pki.ca_file upstreams.pki.type upstreams.api.type upstreams.pam.type files[0].path files[0].certificate files[1].template policy[0].callers.users[0] policy[1].callers.users"
+	if got := strings.Join(faultsOf(err), " "); got != want {
+		t.Errorf("faults at %s\nwant      %s\n%v", got, want, err)
+	}
+	if len(warnings) != 1 {
+		t.Errorf("warnings: %v", warnings)
+	}
+	if sound["files[0]"] || sound["policy[0].callers"] || sound["policy[1].callers"] || !sound["hsm"] {
+		t.Errorf("sound: %v", sound)
 	}
 }
 

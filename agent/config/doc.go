@@ -3,9 +3,9 @@
 //
 // [Load] reads a file, [Parse] looks at its text alone: it opens no file and
 // asks no one, so that a configuration can be checked on another machine.
-// [Config.Check] adds what only the host itself can answer, such as whether the
-// users that a policy names exist. `signet check` and the start of `signet run`
-// are the same three calls.
+// [Examine] looks too at what only the host itself can answer, such as whether the
+// users that a policy names exist; `signet check` and the start of `signet run` are
+// the same call.
 //
 // # Faults
 //

@@ -43,19 +43,49 @@ func Read(path string) ([]byte, error) {
 // no one. The name is that of the file, for the faults. An error is an
 // [*Errors].
 func Parse(name string, data []byte) (*Config, error) {
+	c, k := read(name, data)
+	if len(k.d.faults) > 0 {
+		return nil, sorted(k.d.faults)
+	}
+	return c, nil
+}
+
+// Examine is Parse that also looks at what only the host itself can answer:
+// whether the users and groups exist that a policy names, and whether the agent on
+// it serves the types of the upstreams. More adds what other packages find, and may
+// be nil; where there are faults already it is given what could be read. No network
+// connection is opened. An error is an [*Errors].
+func Examine(name string, data []byte, more func(*Config, *Report)) (c *Config, warnings []Fault, err error) {
+	c, k := read(name, data)
+	r := &Report{k: k, unsound: map[string]bool{}}
+	if c != nil {
+		k.host()
+		r.look()
+		if more != nil {
+			more(c, r)
+		}
+	}
+	warnings = sorted(r.warnings).Faults
+	if len(k.d.faults) > 0 {
+		return nil, warnings, sorted(k.d.faults)
+	}
+	return c, warnings, nil
+}
+
+// read returns no Config if nothing in the file can be made out.
+func read(name string, data []byte) (*Config, *checker) {
 	c, d := decode(name, data)
 	if len(data) > maxSize {
 		d.faults = []Fault{{File: name, What: "is larger than 8 MiB"}}
 	}
-	if root := len(d.faults) > 0 && d.faults[0].Path == ""; c != nil && !root {
-		k := newChecker(c, d)
+	if len(d.faults) > 0 && d.faults[0].Path == "" {
+		c = nil
+	}
+	k := newChecker(c, d)
+	if c != nil {
 		k.all()
 	}
-	if len(d.faults) > 0 {
-		return nil, sorted(d.faults)
-	}
-	c.source, c.places = name, d.places
-	return c, nil
+	return c, k
 }
 
 // decode returns no Config if the file is not YAML.
@@ -94,30 +124,25 @@ func sorted(faults []Fault) *Errors {
 	return &Errors{Faults: faults}
 }
 
-// Check looks at what only the host itself can answer: whether the users and
-// groups exist that a policy names, and whether the agent on it serves the types
-// of the upstreams. More adds what other packages find, and may be nil. It opens
-// no network connection. An error is an [*Errors].
-func (c *Config) Check(more func(*Report)) (warnings []Fault, err error) {
-	d := newDecoder(c.source)
-	d.places = c.places
-	r := &Report{k: newChecker(c, d)}
-	r.k.host()
-	if more != nil {
-		more(r)
-	}
-	if len(d.faults) > 0 {
-		return nil, sorted(d.faults)
-	}
-	c.places = nil // as large as the rest, and nothing more is looked for
-	return sorted(r.warnings).Faults, nil
-}
-
 // A Report takes what others than this package know of a configuration.
 type Report struct {
 	k        *checker
 	warnings []Fault
+	unsound  map[string]bool // places of faults, and what they are in
 }
+
+// look notes where the faults are.
+func (r *Report) look() {
+	for _, f := range r.k.d.faults {
+		for p := f.Path; p != ""; p = parent(p) {
+			r.unsound[p] = true
+		}
+	}
+}
+
+// Sound reports whether nothing was wrong with what is at path: more can be said of
+// it then.
+func (r *Report) Sound(path string) bool { return !r.unsound[path] }
 
 // At is the place of a key in what is at path.
 func (r *Report) At(path, key string) string { return join(path, key) }

@@ -20,18 +20,20 @@ func newCheck(p *program) *cobra.Command {
 		Short: "Check a configuration, and do nothing else",
 		Long: `Check everything of a configuration that can be checked offline, on the host that
 it is for. Each fault is a line FILE:LINE:COLUMN: what is wrong; what to do. Exit
-status 2 if there are any. A warning is about what does not work yet, such as a
-file for a user whom its package has still to make.`,
+status 2 if there are any; the agent does not start with them. A warning is about
+what does not work yet and may yet come: a PKCS#11 module, a file with a secret, a
+program that reloads, a user who is to own a file. What is in a file with a secret
+is not looked at.`,
 		Args: exactly(),
 		RunE: func(*cobra.Command, []string) error {
 			c, warnings, err := checkConfig(file)
-			if err != nil {
-				return err
-			}
 			for _, w := range warnings {
 				if _, err := fmt.Fprintln(p.stderr, "signet: warning: "+printable(w.Error())); err != nil {
 					return err
 				}
+			}
+			if err != nil {
+				return err
 			}
 			_, err = fmt.Fprintf(p.stdout, "%s: ok: upstreams %d, identities %d, secrets %d, certificates %d, files %d, rules %d\n",
 				file, len(c.Upstreams), len(c.Identities), len(c.Secrets), len(c.Certificates), len(c.Files), len(c.Policy))
@@ -63,7 +65,7 @@ func checkConfig(file string) (c *config.Config, warnings []config.Fault, err er
 	if err != nil {
 		return nil, nil, err
 	}
-	return checkText(file, text)
+	return agent.CheckConfig(file, text)
 }
 
 func readConfig(file string) ([]byte, error) {
@@ -72,14 +74,4 @@ func readConfig(file string) ([]byte, error) {
 		return nil, &usageError{err: err, hint: "name the configuration with --config"}
 	}
 	return text, nil
-}
-
-func checkText(file string, text []byte) (c *config.Config, warnings []config.Fault, err error) {
-	if c, err = config.Parse(file, text); err == nil {
-		warnings, err = agent.CheckConfig(c)
-	}
-	if err != nil {
-		return nil, nil, err
-	}
-	return c, warnings, nil
 }

@@ -33,7 +33,7 @@ func loadSetup(file string) (*setup, error) {
 		return nil, err
 	}
 	c := &setup{file: file}
-	if c.cfg, _, err = checkText(file, text); err != nil {
+	if c.cfg, _, err = agent.CheckConfig(file, text); err != nil {
 		return nil, err
 	}
 	var packed bytes.Buffer
@@ -55,7 +55,7 @@ func (c *setup) take() (cfg *config.Config, err error) {
 	}
 	text, err := io.ReadAll(flate.NewReader(bytes.NewReader(c.text)))
 	if err == nil {
-		cfg, _, err = checkText(c.file, text)
+		cfg, _, err = agent.CheckConfig(c.file, text)
 	}
 	return cfg, err
 }

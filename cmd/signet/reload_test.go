@@ -152,7 +152,7 @@ func TestAReloadThatCannotStartGoesBack(t *testing.T) {
 		t.Error("the agent was stopped for a configuration that it cannot have")
 	}
 
-	write("signet.yaml/state", "") // below a file
+	write("state", "audit: {file: /nowhere/audit.jsonl}\n") // a directory that may yet be made
 	hangUp(t)
 	eventually(t, "it does not run again", func() bool {
 		return strings.Contains(log.String(), "back to the one before") && socketOf().Sec != 0 && socketOf() != first
