@@ -54,9 +54,9 @@ func (fs *Files) apply(targets []*target, change func(*target)) error {
 	var stints []*stint
 	of := map[*lane]*stint{}
 	for _, t := range targets {
-		if err := t.enter(); err != nil {
+		if !t.mu.lockUnless(t.lane.stuck()) {
 			t.lane.check(true, t)
-			errs = append(errs, err)
+			errs = append(errs, t.unanswered())
 			continue
 		}
 		if of[t.lane] == nil {
@@ -67,7 +67,7 @@ func (fs *Files) apply(targets []*target, change func(*target)) error {
 	}
 	fs.begin(stints, func(s *stint) { go s.run(change) })
 	for _, s := range stints {
-		errs = append(errs, s.wait())
+		errs = append(errs, s.wait(s.late))
 	}
 	return errors.Join(errs...)
 }
@@ -246,13 +246,21 @@ func deliveries(jobs []*job) []Delivery {
 }
 
 func (b *batch) close() {
+	b.sync() // something was removed
 	for _, d := range b.dirs {
-		if d.touched { // something was removed
-			if err := d.sync(); err != nil {
-				b.fs.cfg.Log.Warn("directory not synced", "dir", d.f.Name(), "err", err)
-			}
-		}
 		d.close()
+	}
+}
+
+func (b *batch) sync() {
+	for _, d := range b.dirs {
+		if !d.touched {
+			continue
+		}
+		d.touched = false
+		if err := d.sync(); err != nil {
+			b.fs.cfg.Log.Warn("directory not synced", "dir", d.f.Name(), "err", err)
+		}
 	}
 }
 

@@ -38,6 +38,8 @@
 //
 // All methods may be called from several goroutines. Files of different items
 // do not wait for each other, nor do the checks of different directories, and
-// [Files.Status] waits for nobody. The hooks are called with their targets locked and
-// must not call Files, except InTurn, which is called with none.
+// [Files.Status] waits for nobody. A file system that hangs is waited for only
+// briefly: what its files were told last they take up once it answers. The hooks
+// are called with their targets locked and must not call Files, except InTurn,
+// which is called with none.
 package files

@@ -24,11 +24,12 @@ type lane struct {
 	working chan struct{}    // guarded by mu: closed when it is idle again; nil when it is
 	late    int              // guarded by mu: the stints that do not get on
 	behind  chan struct{}    // guarded by mu: closed while there are any
-	hangs   bool             // guarded by mu: that was told
+	hangs   bool             // guarded by mu: one has not for long, and that was told
+	dead    chan struct{}    // guarded by mu: closed while hangs
 }
 
 func newLane(fs *Files, dir string) *lane {
-	return &lane{fs: fs, dir: dir, asked: map[*target]bool{}, behind: make(chan struct{})}
+	return &lane{fs: fs, dir: dir, asked: map[*target]bool{}, behind: make(chan struct{}), dead: make(chan struct{})}
 }
 
 // check has targets checked, and does not wait for it. One that could not be
@@ -137,7 +138,14 @@ func (l *lane) stuck() <-chan struct{} {
 	return l.behind
 }
 
-// hang reports whether the file system hangs.
+// hung is closed for as long as the file system hangs.
+func (l *lane) hung() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.dead
+}
+
+// hanging reports whether it does.
 func (l *lane) hanging() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -154,11 +162,12 @@ func (l *lane) fallBehind() {
 }
 
 func (l *lane) hang() {
-	if !l.hangs {
-		l.fs.cfg.Log.Warn("a file system does not answer; the files there wait for it", "dir", l.dir,
-			"hint", "check what is mounted at or above it")
+	if l.hangs {
+		return
 	}
 	l.hangs = true
+	close(l.dead)
+	l.fs.cfg.Log.Warn("a file system does not answer; the files there wait for it", "dir", l.dir, "hint", "check what is mounted at or above it")
 }
 
 func (l *lane) catchUp() {
@@ -169,9 +178,9 @@ func (l *lane) catchUp() {
 	}
 	l.behind = make(chan struct{})
 	if l.hangs {
+		l.hangs, l.dead = false, make(chan struct{})
 		l.fs.cfg.Log.Info("the file system answers again", "dir", l.dir)
 	}
-	l.hangs = false
 }
 
 // idle is closed when nothing is left to do.

@@ -48,7 +48,7 @@ func (t *target) rollBack(b *batch) error {
 		return err
 	}
 	d.still = func() error {
-		if b.stint.isLate() {
+		if t.lane.hanging() {
 			return errUnanswered
 		}
 		return nil
@@ -62,12 +62,14 @@ func (t *target) rollBack(b *batch) error {
 		return err
 	}
 	d.touched = true
-	if err := d.wanted(); err != nil {
-		t.settled, t.due = false, time.Now()
-		return err
-	}
 	t.held, t.heldFrom, t.settled = true, t.wanted(), false
 	if err := t.hold(d, t.previous); err != nil {
+		return err
+	}
+	b.sync()
+	if err := b.stint.sure(); err != nil {
+		t.unhold()
+		t.due = time.Now()
 		return err
 	}
 	t.delivered, t.previous = t.previous, Delivery{}

@@ -46,15 +46,16 @@ func (t *target) unanswered() *Error {
 
 // enter locks the target, unless its file system hangs.
 func (t *target) enter() error {
-	if !t.mu.lockUnless(t.lane.stuck()) {
+	if !t.mu.lockUnless(t.lane.hung()) {
 		return t.unanswered()
 	}
 	return nil
 }
 
-// attend does something with the target, which is locked for as long. If the file
-// system hangs it goes on by itself, and the stint is late.
+// attend does something with the target, which is locked for as long. If its file
+// system hangs that goes on by itself; what it does then has to be nothing, see sure.
 func (t *target) attend(do func(*stint) error) error {
+	hung := t.lane.hung()
 	if err := t.enter(); err != nil {
 		return err
 	}
@@ -64,7 +65,7 @@ func (t *target) attend(do func(*stint) error) error {
 		defer s.end()
 		s.err = do(s)
 	}()
-	return s.wait()
+	return s.wait(hung)
 }
 
 // A stint is work on locked targets of one directory. Where the file system hangs,
@@ -83,6 +84,7 @@ type stint struct {
 	// guarded by lane.mu
 	moved time.Time // when it last got on; zero while it waits for something else than the file system
 	over  bool
+	meant bool // see sure
 }
 
 // newStint is for targets that are locked.
@@ -113,18 +115,37 @@ func (s *stint) end() {
 	close(s.done)
 }
 
-// wait waits until it is over or late.
-func (s *stint) wait() error {
+// wait waits until it is over, or until never is closed.
+func (s *stint) wait(never <-chan struct{}) error {
 	select {
 	case <-s.done:
 		return s.err
-	case <-s.late:
+	case <-never:
+	}
+	s.lane.mu.Lock()
+	meant := s.meant
+	s.lane.mu.Unlock()
+	if meant {
+		<-s.done
+		return s.err
 	}
 	var errs []error
 	for _, t := range s.targets {
 		errs = append(errs, t.unanswered())
 	}
 	return errors.Join(errs...)
+}
+
+// sure is called when nothing is left that could hang. An error means that nobody
+// waits for what was done, and believes it not to be.
+func (s *stint) sure() error {
+	s.lane.mu.Lock()
+	defer s.lane.mu.Unlock()
+	if s.lane.hangs {
+		return errUnanswered
+	}
+	s.meant = true
+	return nil
 }
 
 func (s *stint) isLate() bool {
