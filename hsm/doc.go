@@ -15,6 +15,10 @@
 // with neither name nor material, of the type of an intent whose generation was
 // begun when the token had none such; see sweep.go.
 //
+// A Ledger is of several tokens. A row has the name of its token, and the serial number
+// by which the token is known when it is opened under another name; see adopt.go. A key
+// of another token is never unknown or lost, but [ErrElsewhere].
+//
 // # When the worker or the token goes away
 //
 // A worker that crashes, exceeds a deadline, or speaks of a lost session, device
@@ -30,8 +34,8 @@
 // # Logging in
 //
 // Tokens lock themselves after a few wrong PINs, some for good. A refused PIN
-// is therefore not tried again, by this process or a later one, until the PIN
-// is another or an operator calls [Token.ClearPINGuard]. That a PIN is about to
+// is therefore not tried again on that token, by this process or a later one, until
+// the PIN is another or an operator calls [Token.ClearPINGuard]. That a PIN is about to
 // be tried is written down before, so that a crash cannot lead to a second try
 // unnoticed.
 //
