@@ -11,7 +11,7 @@ import (
 )
 
 // TestNoCallForEachKey holds that a token is opened by a few calls, however many
-// keys it has; that many keys that are used then take one pass; and that a worker
+// keys it has, and its sealing key checked by a few more; that many keys that are used then take one pass; and that a worker
 // which replaces another takes one read for each key in use, and none to sign.
 func TestNoCallForEachKey(t *testing.T) {
 	t.Parallel()
@@ -19,7 +19,8 @@ func TestNoCallForEachKey(t *testing.T) {
 	s := hsmtest.NewShim(t)
 	ledger := &hsmtest.Ledger{}
 	token, stop := open(t, s.Config(ledger, nil))
-	if _, err := token.Wrap(t.Context(), []byte("data key")); err != nil {
+	blob, err := token.Wrap(t.Context(), []byte("data key"))
+	if err != nil {
 		t.Fatal(err)
 	}
 	for range keys {
@@ -37,6 +38,16 @@ func TestNoCallForEachKey(t *testing.T) {
 	}
 	if n := opening["C_Initialize"]; n != 1 {
 		t.Errorf("the module was started %d times, and read all its objects each time", n)
+	}
+
+	s.CountCalls()
+	token, stop = open(t, s.Config(ledger, nil))
+	if _, err := token.Unwrap(t.Context(), blob); err != nil {
+		t.Error(err)
+	}
+	stop()
+	if n := lookups(s.Calls(), opening)["C_FindObjectsInit"]; n != 1+1 {
+		t.Errorf("%d searches to open the token and unseal, want 2", n)
 	}
 
 	s.CountCalls()
