@@ -263,11 +263,11 @@ func TestAFileSystemThatHangsAtTheStartStopsNothingElse(t *testing.T) {
 	if err := promptly(t, "publishing", func() error { return r.PublishSecret(db("1", "first")) }); !unanswered(err) {
 		t.Fatal(err)
 	}
-	for _, path := range []string{r.paths[0], r.paths[2], r.paths[0]} {
+	for _, path := range []string{r.paths[0], r.paths[2], r.paths[0], r.paths[2]} {
+		eventually(t, 5*time.Second, "the file, or its repair", func() bool { return holds(path, "first", 0o600) })
 		if err := os.Remove(path); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, 5*time.Second, "the repair", func() bool { return holds(path, "first", 0o600) })
 	}
 	eventually(t, 5*time.Second, "the status says it", func() bool { return unanswered(r.errOf(sub)) })
 	promptly(t, "the end", func() error { r.stop(); return nil })
