@@ -164,7 +164,14 @@ func TestWhatIsRefusedGoesBackToWhatWasTakenUp(t *testing.T) {
 			close(slow)
 		},
 		"a start between two writes": func(p *pairRig) { p.renew("web"); p.restart(); p.renew("other") },
-		"a start after two writes":   func(p *pairRig) { p.renew("web", "other"); p.restart() },
+		"another name since": func(p *pairRig) {
+			p.renew("web")
+			p.halt()
+			p.consumer.Name = "app mended"
+			p.begin()
+			p.renew("other")
+		},
+		"a start after two writes": func(p *pairRig) { p.renew("web", "other"); p.restart() },
 		"one after the other": func(p *pairRig) {
 			p.renew("web", "other")
 			p.await("a roll-back", func(s Status) bool { return !s.RetryAt.IsZero() && len(s.RolledBack) == 2 })
