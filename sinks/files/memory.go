@@ -17,13 +17,23 @@ import (
 // their consumers for nothing. It holds no values and no digests of them: that
 // nothing about a file has changed is told by its times and numbers, and what is
 // in it by the versions of its items.
+//
+// It also knows where old versions are kept, for a configuration that has their
+// files no more.
 type memory struct {
 	save func([]byte) error
 	log  *slog.Logger
 
 	mu    sync.Mutex
 	files map[string]memorised // guarded by mu: by path
+	kept  map[string]bool      // guarded by mu: by path; see clearGone
 	dirty bool                 // guarded by mu
+}
+
+// saved is a memory as it outlives the process.
+type saved struct {
+	Files map[string]memorised `json:"files"`
+	Kept  map[string]bool      `json:"kept"`
 }
 
 // A memorised file is one as it was when it was right.
@@ -36,9 +46,13 @@ type memorised struct {
 }
 
 func newMemory(blob []byte, save func([]byte) error, log *slog.Logger) *memory {
-	m := &memory{save: save, log: log, files: map[string]memorised{}}
-	if err := json.Unmarshal(blob, &m.files); err != nil || m.files == nil {
-		m.files = map[string]memorised{} // of another version: the files are written again
+	var is saved
+	if err := json.Unmarshal(blob, &is); err != nil {
+		is = saved{} // of another version: the files are written again
+	}
+	m := &memory{save: save, log: log, files: is.Files, kept: is.Kept}
+	if m.files == nil {
+		m.files = map[string]memorised{}
 	}
 	return m
 }
@@ -76,15 +90,15 @@ func (m *memory) note(path string, e *entry, its items, id identity) {
 func (m *memory) keep() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !m.dirty {
+	if !m.dirty || m.save == nil {
 		return
 	}
-	blob, err := json.Marshal(m.files)
+	blob, err := json.Marshal(saved{m.files, m.kept})
 	if err == nil {
 		err = m.save(blob)
 	}
 	if err != nil {
-		m.log.Warn("files that cannot be read back are not remembered; the next start writes them again", "err", err)
+		m.log.Warn("what is known of files is not remembered: the next start writes again those that cannot be read back", "err", err)
 		return
 	}
 	m.dirty = false

@@ -24,7 +24,7 @@ const (
 // could not be written, until ctx is done. Where the kernel watches no more files
 // it looks at them once a minute.
 func (fs *Files) Run(ctx context.Context) error {
-	r := &runner{fs: fs, unwatched: map[string]bool{}, of: map[string]*target{}}
+	r := &runner{fs: fs, unwatched: map[string]bool{}, of: map[string]*target{}, cleared: make(chan struct{})}
 	for _, t := range fs.targets {
 		if t.set != nil { // its mode may be changed
 			r.of[filepath.Join(t.dir, t.store())] = t
@@ -32,6 +32,7 @@ func (fs *Files) Run(ctx context.Context) error {
 	}
 	r.open()
 	defer r.close()
+	go func() { defer close(r.cleared); fs.clearGone(ctx) }()
 	r.run(ctx)
 	return nil
 }
@@ -48,6 +49,8 @@ type runner struct {
 	// a file whose directory does not tell of it as it is a mount.
 	of   map[string]*target
 	full bool // it was told that the kernel watches no more
+	// cleared is closed once nothing is kept of files that are not configured.
+	cleared chan struct{}
 }
 
 // open makes the watcher. Nothing is watched then.
@@ -87,6 +90,10 @@ func (r *runner) close() {
 			r.fs.cfg.Log.Warn("files are still being written; their file system hangs", "dir", l.dir)
 			return
 		}
+	}
+	select {
+	case <-r.cleared:
+	case <-limit:
 	}
 }
 
