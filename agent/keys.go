@@ -146,20 +146,35 @@ func (a *Agent) home() (*hsm.Token, error) {
 }
 
 // awaitSealing waits until the token that the data key is wrapped by is open, and
-// reports false if ctx ends first. Which it is may show only when another one opens.
+// reports false if ctx ends first. While that token is not known, any that is yet to
+// open may be it under another name.
 func (a *Agent) awaitSealing(ctx context.Context) bool {
 	for {
-		t := a.sealing()
+		t, unknown := a.home()
+		ready := t.Ready()
+		if unknown != nil && a.opening() {
+			ready = nil
+		}
 		select {
-		case <-t.Ready():
+		case <-ready:
 			if t == a.sealing() {
 				return true
 			}
-		case <-time.After(time.Second):
+		case <-time.After(time.Second / 4):
 		case <-ctx.Done():
 			return false
 		}
 	}
+}
+
+// opening reports whether a token was neither opened nor could not be.
+func (a *Agent) opening() bool {
+	for _, t := range a.tokens {
+		if st := t.Status(); !st.Open && st.Err == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // A strayError says that the agent needs keys which are on a token that it does not

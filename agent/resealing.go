@@ -21,7 +21,10 @@ func (e *noSealingKeyError) Unwrap() error { return e.err }
 // Hint says what an operator can do about it.
 func (e *noSealingKeyError) Hint() string {
 	last := "if that cannot be, `signet key rotate-sealing --discard-sealed` begins anew without what it has sealed; docs/hsm.md says what is lost"
-	if errors.Is(e.err, hsm.ErrUntrusted) {
+	switch {
+	case errors.Is(e.err, hsm.ErrElsewhere):
+		return "name that token under hsm: again, by any name; " + last
+	case errors.Is(e.err, hsm.ErrUntrusted):
 		return "`signet key show kek` tells which check failed; have the token pass it; " + last
 	}
 	return "bring back the token, or a copy of it, that has the sealing key; " + last

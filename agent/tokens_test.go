@@ -114,6 +114,9 @@ func (r *renamer) unchanged(t *testing.T, b backend) {
 	if text := fmt.Sprintf("%+v", b.Doctor(t.Context())); strings.Contains(text, "not the agent's") || strings.Contains(text, "cut off") {
 		t.Errorf("doctor: %s", text)
 	}
+	if err := b.unopened.Load(); err != nil {
+		t.Errorf("it was complained of: %v", *err)
+	}
 	if aside, err := b.store.Meta(metaDataKeyAside); aside != nil || err != nil {
 		t.Errorf("%d bytes were set aside, %v", len(aside), err)
 	}
@@ -209,6 +212,30 @@ func TestATokenThatIsNotConfiguredIsWaitedFor(t *testing.T) {
 			t.Error("the data key was changed")
 		}
 	})
+}
+
+// A token that does not come back can be given up, by a word that says so.
+func TestATokenThatIsGoneIsGivenUpByAnAdministrator(t *testing.T) {
+	r := newRenamer(t)
+	b := backend{running(t, r.config(t, "", r.token("other", "new")))}
+	eventually(t, "the state is looked at", func() error {
+		if b.unopened.Load() == nil {
+			return errors.New("the data key was not looked at")
+		}
+		return nil
+	})
+	if hint := hintOf(*b.unopened.Load()); !strings.Contains(hint, "name that token under hsm:") || !strings.Contains(hint, "--discard-sealed") {
+		t.Errorf("hint %q", hint)
+	}
+	if err := b.RotateSealingKey(t.Context(), true); err != nil || !b.isOpen() {
+		t.Fatalf("open: %v, %v", b.isOpen(), err)
+	}
+	if aside, err := b.store.Meta(metaDataKeyAside); err != nil || len(aside) == 0 {
+		t.Errorf("%d bytes were set aside, %v", len(aside), err)
+	}
+	if b.sealing() != b.tokens["other"] {
+		t.Error("the state is still sealed by the token that is gone")
+	}
 }
 
 // A key that is to go while its token is not configured keeps nothing waiting, and is
