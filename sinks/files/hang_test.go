@@ -11,11 +11,14 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/signet-agent/signet/internal/secret"
 	"github.com/signet-agent/signet/sinks"
 )
 
@@ -159,6 +162,56 @@ func TestOneChangeIsAnnouncedAtOnce(t *testing.T) {
 	if err := r.PublishSecret(db("1", "x")); err != nil || !slices.Equal(said, []string{"writing 5", "written 5"}) {
 		t.Errorf("%q, %v", said, err)
 	}
+}
+
+// What keeps a directory from getting on is waited for by the first who comes, for as
+// long as patience says, and told of later. What is newest then comes there too.
+func TestHowLongWhatHangsIsWaitedFor(t *testing.T) {
+	dirs := []string{tempDir(t), tempDir(t)}
+	synctest.Test(t, func(t *testing.T) {
+		var hangs atomic.Bool
+		freed := make(chan struct{})
+		password := func() (secret.Value, error) { // is read with the target locked
+			if hangs.Load() {
+				<-freed
+			}
+			return secret.New([]byte("x")), nil
+		}
+		store, near := filepath.Join(dirs[0], "web.p12"), filepath.Join(dirs[1], "web.pem")
+		r := prepare(t, Config{Files: []File{{Path: store, Certificate: "web", Format: "pkcs12", Password: password}, {Path: near, Certificate: "web"}}})
+		if err := r.PublishCertificate(web(t, 1, 0)); err != nil {
+			t.Fatal(err)
+		}
+		hangs.Store(true)
+		for i, want := range []time.Duration{patience, 0} {
+			began := time.Now()
+			if err := r.PublishCertificate(web(t, i+2, 0)); !unanswered(err) || time.Since(began) != want {
+				t.Errorf("%d: after %v, want %v: %v", i, time.Since(began), want, err)
+			}
+		}
+		at := func(path string) Status {
+			all := r.Status()
+			return all[slices.IndexFunc(all, func(s Status) bool { return s.Path == path })]
+		}
+		if s := at(near); s.Version != "aaa" || s.Err != nil || at(store).Err != nil {
+			t.Errorf("%+v and %+v", s, at(store))
+		}
+		time.Sleep(hanging)
+		if !unanswered(at(store).Err) || at(near).Err != nil {
+			t.Errorf("later %+v and %+v", at(near), at(store))
+		}
+		hangs.Store(false)
+		close(freed)
+		synctest.Wait()
+		if s := at(store); s.Err != nil || s.Version != "aaa" || s.Generation == 0 {
+			t.Errorf("in the end %+v", s)
+		}
+		for _, d := range r.written {
+			if d.Target == store && d.Items[0].Version == "aa" {
+				t.Error("what was not the newest any more was written")
+			}
+		}
+	})
 }
 
 // Publishing, withdrawing and looking wait only briefly for a file system that
