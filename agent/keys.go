@@ -191,7 +191,8 @@ func (e strayError) Error() string {
 
 // Hint says what an operator can do about it.
 func (e strayError) Hint() string {
-	return "name that token under hsm: again, by any name; if it is gone for good, `signet rotate` the items whose keys these are"
+	return "name that token under hsm: again, by any name; if it is gone for good, `signet rotate` the items whose keys these are, " +
+		"and for kek `signet key rotate-sealing --discard-sealed`; docs/hsm.md says what is lost"
 }
 
 // astray are the keys on tokens that the agent does not know, of those that it needs.
