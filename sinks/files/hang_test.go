@@ -332,3 +332,23 @@ func TestAFileSystemThatHangsAtTheStartStopsNothingElse(t *testing.T) {
 	}
 	eventually(t, 5*time.Second, "the repair", func() bool { return holds(sub, "first", 0o600) })
 }
+
+// A set is not looked into while its file system hangs: whoever waits for a watch
+// keeps the events of all others waiting.
+func TestASetThatHangsKeepsNoEventsWaiting(t *testing.T) {
+	far, near := tempDir(t), filepath.Join(tempDir(t), "pw")
+	r := startWith(t, Config{Files: []File{{Path: near, Secret: "db", Field: "password"}}, Sets: []Set{pairSet(far, 1)}})
+	if err := r.PublishSecret(both(1)); err != nil {
+		t.Fatal(err)
+	}
+	r.stop()
+	defer hangAt(t, far)()
+	r.run(t)
+	for range 2 {
+		eventually(t, 5*time.Second, "the repair", func() bool { return holds(near, passwordOf(both(1)), 0o600) })
+		if err := os.Remove(near); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, 5*time.Second, "the repair", func() bool { return holds(near, passwordOf(both(1)), 0o600) })
+}

@@ -184,8 +184,8 @@ func (r *runner) watch() {
 	}
 }
 
-// watchInner follows sets to their generations. What happened before a
-// generation is watched is looked for.
+// watchInner follows sets to their generations, where their directories answer. What
+// happened before a generation is watched is looked for.
 func (r *runner) watchInner() {
 	if r.w == nil {
 		return
@@ -199,7 +199,7 @@ func (r *runner) watchInner() {
 			t.watching.Store(nil)
 			have = nil
 		}
-		if have == nil && want != "" {
+		if _, unwatched := r.unwatched[t.dir]; have == nil && want != "" && !unwatched {
 			if ok, _ := r.add(want); ok {
 				r.of[want] = t
 				t.watching.Store(&want)
