@@ -190,11 +190,7 @@ func (c *consumer) succeeded(taken []string, outcome string, proven bool) {
 		rec.ProvenAt = now
 	}
 	unfinished := c.unfinished()
-	for _, t := range taken {
-		if _, ok := unfinished[t]; !ok {
-			delete(c.untaken, t)
-		}
-	}
+	c.takeUp(taken, unfinished)
 	rec, _ = rec.settled(unfinished).withUntaken(c.untaken)
 	c.tried = now
 	if err := c.save(rec); err != nil {

@@ -77,7 +77,8 @@ func (c *consumer) note(changes []Change) error {
 	defer c.mu.Unlock()
 	untaken := maps.Clone(c.untaken)
 	for _, ch := range changes {
-		if _, already := untaken[ch.Target]; !already && !ch.Repaired { // what is repaired is what was there
+		from, already := untaken[ch.Target]
+		if !ch.Repaired && (!already || ch.Generation < from) { // what is repaired is what was there; a clock may have been set back
 			untaken[ch.Target] = ch.Generation
 		}
 	}
@@ -106,6 +107,22 @@ func (c *consumer) takenUp(target string, generation int64) bool {
 	defer c.mu.Unlock()
 	from, untaken := c.untaken[target]
 	return !untaken || generation < from
+}
+
+// takeUp takes note of what was taken up. Of a target that something newer is about to
+// be written to it is what is there. Called with mu held.
+func (c *consumer) takeUp(targets []string, unfinished map[string]bool) {
+	for _, t := range targets {
+		_, left := unfinished[t]
+		_, anew := c.changed[t]
+		_, untaken := c.untaken[t]
+		switch {
+		case !left:
+			delete(c.untaken, t)
+		case untaken && !anew && !c.rolledBack[t]:
+			c.untaken[t] = max(c.untaken[t], c.delivered[t].generation+1)
+		}
+	}
 }
 
 // forget takes note that a target has no content any more. What is left to do is

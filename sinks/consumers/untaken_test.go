@@ -341,3 +341,45 @@ func TestWhatManyFilesHadIsKnownAfterAStart(t *testing.T) {
 	known(r, changes, true)
 	known(r, newer, false)
 }
+
+// What was taken up while something newer was about to be written is what was there.
+// Whether it was, if the newer came meanwhile, nobody knows.
+func TestWhatWasTakenUpWhileSomethingNewerComes(t *testing.T) {
+	for _, written := range []bool{false, true} {
+		slow := make(chan struct{})
+		var n atomic.Int64
+		r := start(t, newStore(), newFiles(), counting("app", &n, func(context.Context) error { <-slow; return nil }, "/f/a"))
+		older, newer := []Change{{Target: "/f/a", Generation: 10}}, []Change{{Target: "/f/a", Generation: 20}}
+		if err := r.Writing(older); err != nil {
+			t.Fatal(err)
+		}
+		r.Written(older)
+		eventually(t, 3*time.Second, "the try", func() bool { return n.Load() == 1 })
+		if err := r.Writing(newer); err != nil {
+			t.Fatal(err)
+		}
+		if written {
+			r.Written(newer)
+		}
+		slow <- struct{}{}
+		eventually(t, 3*time.Second, "the reload", func() bool { o, _ := r.told(); return len(o) == 1 })
+		if r.TakenUp("/f/a", 10) == written || r.TakenUp("/f/a", 20) {
+			t.Errorf("written=%v: taken up: %v and %v", written, r.TakenUp("/f/a", 10), r.TakenUp("/f/a", 20))
+		}
+		close(slow)
+	}
+}
+
+// A generation is later than what is in place, but need not be later than what was
+// refused before, if the clock was set back.
+func TestWhatAClockThatWasSetBackCalls(t *testing.T) {
+	r := start(t, newStore(), newFiles(), Consumer{Name: "app", Targets: []Target{{Path: "/f/a"}}})
+	for _, gen := range []int64{100, 50} {
+		if err := r.Writing([]Change{{Target: "/f/a", Generation: gen}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !r.TakenUp("/f/a", 49) || r.TakenUp("/f/a", 50) || r.TakenUp("/f/a", 100) {
+		t.Error("what was not taken up is taken for it")
+	}
+}

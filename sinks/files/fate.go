@@ -30,11 +30,12 @@ func (t *target) judge(j *job, gen int64) {
 // judgeFile is judge for a file. What may not come back is removed before what
 // replaces it is there: a crash leaves nothing that could.
 func (t *target) judgeFile(b *batch, j *job) {
-	var gen int64
-	if st, err := j.d.stat(t.base); err == nil {
-		gen = st.Mtim.Nano()
+	st, err := j.d.stat(t.base)
+	t.judge(j, st.Mtim.Nano())
+	if err != nil && j.fate == kept {
+		j.fate = dropped // there is nothing to keep
 	}
-	if t.judge(j, gen); j.fate != revoked {
+	if j.fate != revoked {
 		return
 	}
 	if err := j.d.remove(prevPrefix + t.base); err != nil {

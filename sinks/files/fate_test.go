@@ -102,6 +102,24 @@ func TestARollBackLeadsToWhatWasTakenUpLast(t *testing.T) {
 	}
 }
 
+// Where nothing is in place there is nothing to keep: what is kept is what it was,
+// and known as that.
+func TestWhatIsGoneIsNotKept(t *testing.T) {
+	dir := tempDir(t)
+	path := filepath.Join(dir, "f")
+	fs, err := New(Config{Files: []File{{Path: path, Template: `{{ secret "db" "password" }} {{ (certificate "web").serial }}`, KeepPrevious: true}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(fs.PublishSecret(db("1", "one")), fs.PublishCertificate(web(t, 1, 0)), fs.PublishSecret(db("2", "two")),
+		os.Remove(path), fs.PublishCertificate(web(t, 2, 0))); err != nil {
+		t.Fatal(err)
+	}
+	if why, err := fs.Revives(path); err != nil || len(why) != 1 {
+		t.Errorf("a secret that was replaced would come back, and nobody says so: %v, %v", why, err)
+	}
+}
+
 // What is not taken up is no previous generation, and goes like any older one.
 func TestASetKeepsWhatWasTakenUp(t *testing.T) {
 	dir := tempDir(t)
@@ -167,7 +185,7 @@ func TestNothingThatIsRevokedStays(t *testing.T) {
 			t.Errorf("restarted=%v: generations %v, then %v", restarted, was, left)
 		}
 		for _, path := range []string{file, set} {
-			if why, err := r.Revives(path); err != nil || !slices.Equal(why, []string{"what was before it of certificate web is revoked"}) {
+			if why, err := r.Revives(path); err != nil || !slices.Equal(why, []string{"the previous certificate web is revoked"}) {
 				t.Errorf("%s: revives %v, %v", path, why, err)
 			}
 			if err := r.Rollback(path); !errors.Is(err, ErrNoPrevious) {

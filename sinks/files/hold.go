@@ -87,7 +87,7 @@ func (fs *Files) Revives(path string) (why []string, err error) {
 		}
 	}
 	for _, name := range t.revoked(t.previous) {
-		why = append(why, "what was before it of certificate "+name+" is revoked")
+		why = append(why, "the previous certificate "+name+" is revoked")
 	}
 	return why, nil
 }
