@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/signet-agent/signet/agent/config"
 	"github.com/signet-agent/signet/agent/store"
@@ -91,6 +92,9 @@ func TestDoctorTriesTheKeys(t *testing.T) {
 	life(t, cfg, func(b backend) {
 		<-b.tokens["main"].Ready()
 		refused(b, "hsm main key host#1", "the key failed its checks", "CKR_FUNCTION_FAILED")
+		if n := fmt.Sprint(b.status(time.Now()).Notices); !strings.Contains(n, `hsm "main": keys that cannot be used: `) {
+			t.Errorf("the status notes %s", n)
+		}
 		refused(b, "hsm main key kek#1", "the key failed its checks")
 		if c := diagnosed(t, b, "hsm main keys"); c.Status != checkFailed {
 			t.Errorf("keys: %+v", c)

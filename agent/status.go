@@ -108,6 +108,9 @@ func (a *Agent) status(now time.Time) *Status {
 	}
 	for _, name := range slices.Sorted(maps.Keys(a.tokens)) {
 		s.HSM = append(s.HSM, a.hsmStatus(name))
+		if st := a.tokens[name].Status(); st.Open && len(st.Lost)+len(st.Unfit) > 0 { // not all who see it may know their names
+			s.Notices = append(s.Notices, fmt.Sprintf("hsm %q: keys that cannot be used: %d; `signet doctor` says which and why", name, len(st.Lost)+len(st.Unfit)))
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(a.rotators)) {
 		s.Items = append(s.Items, a.certificateItem(name, now))

@@ -82,7 +82,9 @@ func (t *Token) existing(ctx context.Context, k LedgerKey) (*Key, error) {
 		return nil, t.fail("use", k.String(), ErrKeyLost)
 	}
 	t.notLost(k)
-	key, err = t.check(ctx, k, f)
+	if key, err = t.check(ctx, k, f); err == nil || errors.Is(err, ErrUntrusted) {
+		t.setUnfit(k, err != nil)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -361,6 +363,7 @@ func (t *Token) Destroy(ctx context.Context, id string) error {
 		return err
 	}
 	t.notLost(k)
+	t.setUnfit(k, false)
 	t.log.Info("key destroyed", "key", k.String(), "id", k.ID)
 	return nil
 }

@@ -409,6 +409,21 @@ func (t *Token) notLost(k LedgerKey) {
 	})
 }
 
+// setUnfit notes whether a key that was looked at has failed its checks.
+func (t *Token) setUnfit(k LedgerKey, unfit bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	after := slices.DeleteFunc(slices.Clone(t.status.Unfit), func(name string) bool { return name == k.String() })
+	if unfit {
+		after = append(after, k.String())
+		slices.Sort(after)
+	}
+	if !slices.Equal(after, t.status.Unfit) {
+		t.status.Unfit = after
+		t.tell()
+	}
+}
+
 // setLost changes which keys are lost. That they are the same as before is no
 // change of the status: those who wait for one may look for a lost key then.
 func (t *Token) setLost(change func(lost []string) []string) {

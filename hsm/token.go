@@ -206,6 +206,7 @@ type Status struct {
 	Limits                []string  // what the token cannot do
 	Warnings              []string  // what should be seen to; after "; " how
 	Lost                  []string  // keys of the ledger that were looked for and are not on the token
+	Unfit                 []string  // keys of the ledger that have failed their checks, and are not used
 }
 
 // Status tells how the token is.
