@@ -45,6 +45,9 @@ func (c *consumer) attempt(ctx context.Context) {
 	}
 }
 
+// nextLook is when it is looked again for items that have not come.
+const nextLook = time.Second
+
 // postpone puts a try off while what was rolled back cannot be written again, as
 // its items have not come since the start. A reload with the previous files would
 // be taken for a success.
@@ -57,7 +60,7 @@ func (c *consumer) postpone() bool {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.postponed = time.Now().Add(longestBurst)
+	c.postponed = time.Now().Add(nextLook)
 	return true
 }
 

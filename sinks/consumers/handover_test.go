@@ -51,6 +51,30 @@ func TestACorrectedConsumerTakesOverWhatIsLeft(t *testing.T) {
 	}
 }
 
+// Items come a moment after a start: what was rolled back does not wait for longer.
+func TestACorrectedConsumerWaitsForItsItemsAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, files := newStore(), newFiles()
+		var n, m atomic.Int64
+		r := start(t, store, files, counting("ngnix", &n, func(context.Context) error { return errors.New("no such unit") }, "/f/a"))
+		r.deliver(t, "/f/a")
+		time.Sleep(time.Second)
+		r.halt()
+		files.itemless = true
+		r = start(t, store, files, counting("nginx", &m, nil, "/f/a"))
+		time.Sleep(quiet)
+		files.mu.Lock()
+		files.itemless = false
+		files.mu.Unlock()
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if s := r.Status()[0]; m.Load() != 1 || s.Pending || files.isOld("/f/a") {
+			t.Errorf("%d reloads, old %v, %+v", m.Load(), files.isOld("/f/a"), s)
+		}
+		r.halt()
+	})
+}
+
 // A file that goes to another consumer takes its reload along. What stays is tried
 // again, and a consumer that has nothing left is not pending for ever.
 func TestAFileThatMovesTakesItsReloadAlong(t *testing.T) {
