@@ -222,7 +222,8 @@ func (r *rotator) usableFrom(v version) (generation int) {
 	return generation
 }
 
-// serialOf is the serial number of the leaf in lower-case hex, or "".
+// serialOf is the serial number of the leaf, or "": whole bytes in lower-case
+// hex, as others show it.
 func serialOf(chain [][]byte) string {
 	if len(chain) == 0 {
 		return ""
@@ -231,5 +232,9 @@ func serialOf(chain [][]byte) string {
 	if err != nil {
 		return ""
 	}
-	return leaf.SerialNumber.Text(16)
+	s := leaf.SerialNumber.Text(16)
+	if len(s)%2 != 0 {
+		s = "0" + s
+	}
+	return s
 }

@@ -252,7 +252,7 @@ func (s *server) dial(ca *x509.CertPool) (serial string, err error) {
 	if err := s.after(conn); err != nil {
 		return "", fmt.Errorf("after TLS: %w", err)
 	}
-	return conn.ConnectionState().PeerCertificates[0].SerialNumber.Text(16), nil
+	return serialOf([][]byte{conn.ConnectionState().PeerCertificates[0].Raw}), nil
 }
 
 // A load is clients that connect anew again and again.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"iter"
+	"math/big"
 	"slices"
 	"strings"
 
@@ -18,9 +19,23 @@ type caUpdate func(*ciphertrust.Client, context.Context, string, ciphertrust.CAS
 var certificates = view[ciphertrust.Certificate]{
 	header: []string{"ID", "NAME", "STATE", "SUBJECT", "SERIAL", "NOT AFTER", "REVOKED AT", "REASON"},
 	row: func(c *ciphertrust.Certificate) []string {
-		return []string{c.ID, c.Name, c.State, c.Subject, c.SerialNumber, instant(c.NotAfter), instant(c.RevokedAt), c.RevokedReason}
+		return []string{c.ID, c.Name, c.State, c.Subject, serialText(c.SerialNumber), instant(c.NotAfter), instant(c.RevokedAt), c.RevokedReason}
 	},
 	text: func(c *ciphertrust.Certificate) json.RawMessage { return c.JSON },
+}
+
+// serialText is the appliance's decimal serial number as the agent's own status
+// shows it: whole bytes in hex.
+func serialText(decimal string) string {
+	n, ok := new(big.Int).SetString(decimal, 10)
+	if !ok {
+		return decimal
+	}
+	s := n.Text(16)
+	if len(s)%2 != 0 {
+		s = "0" + s
+	}
+	return s
 }
 
 // newTrustCerts is `certs`. All of its commands are about one CA.

@@ -260,3 +260,12 @@ func (h *trustHost) filters() {
 		})
 	}
 }
+
+// Serial numbers look as in the agent's own status, whatever the server sends.
+func TestSerialNumbersOfTheServerAreShownAsOurs(t *testing.T) {
+	for text, want := range map[string]string{"7": "07", "2748": "0abc", "340282366920938463463374607431768211455": strings.Repeat("ff", 16), "": "", "no number": "no number"} {
+		if got := serialText(text); got != want {
+			t.Errorf("%q is shown as %q, want %q", text, got, want)
+		}
+	}
+}

@@ -62,7 +62,7 @@ func (ca *testCA) issue(t testing.TB, name string) *sinks.Certificate {
 		t.Fatal(err)
 	}
 	return &sinks.Certificate{Name: "web", Chain: [][]byte{der, ca.cert.Raw}, Key: secret.New(pemKey(t, key)),
-		Serial: tmpl.SerialNumber.Text(16), NotBefore: tmpl.NotBefore, NotAfter: tmpl.NotAfter}
+		Serial: serialOf(tmpl), NotBefore: tmpl.NotBefore, NotAfter: tmpl.NotAfter}
 }
 
 func pemKey(t testing.TB, key *ecdsa.PrivateKey) []byte {

@@ -73,7 +73,7 @@ func (h HAProxy) verify(ctx context.Context, leaf *x509.Certificate) error {
 			if ok && serial.Cmp(leaf.SerialNumber) == 0 {
 				return nil
 			}
-			return fmt.Errorf("it has serial %s and not %x", clean(text), leaf.SerialNumber)
+			return fmt.Errorf("it has serial %s and not %s", clean(text), serialOf(leaf))
 		}
 	}
 	return fmt.Errorf("show ssl cert: %s", clean(answer))

@@ -145,16 +145,25 @@ func (p Proof) explain(err error, pinned []*x509.Certificate) error {
 		return withHint("server_name must be one of the certificate's names", "%s as %q: %w: %w", p.Address, p.name(), errUseless, bad.Err)
 	}
 	return withHint("its log says why it did not take up the new files, such as who may read the key",
-		"%s as %q serves serial %x and not %s", p.Address, p.name(), served.SerialNumber, serials(pinned))
+		"%s as %q serves serial %s and not %s", p.Address, p.name(), serialOf(served), serials(pinned))
 }
 
 // serials are those of certificates, any of which would do.
 func serials(cs []*x509.Certificate) string {
 	var out []string
 	for _, c := range cs {
-		out = append(out, c.SerialNumber.Text(16))
+		out = append(out, serialOf(c))
 	}
 	return strings.Join(out, " or ")
+}
+
+// serialOf is a serial number as the agent shows it: whole bytes in hex.
+func serialOf(c *x509.Certificate) string {
+	s := c.SerialNumber.Text(16)
+	if len(s)%2 != 0 {
+		s = "0" + s
+	}
+	return s
 }
 
 func parseAll(ders [][]byte) ([]*x509.Certificate, error) {

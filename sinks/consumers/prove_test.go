@@ -3,7 +3,9 @@ package consumers
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
+	"math/big"
 	"net"
 	"os"
 	"path/filepath"
@@ -256,4 +258,13 @@ func TestAProofThatCannotBeMadeIsSaid(t *testing.T) {
 			t.Errorf("said:\n%s", text)
 		}
 	})
+}
+
+// A serial number is shown as the agent and openssl show it.
+func TestASerialNumberIsWholeBytes(t *testing.T) {
+	for n, want := range map[int64]string{0: "00", 7: "07", 0x7f: "7f", 0xabc: "0abc"} {
+		if got := serialOf(&x509.Certificate{SerialNumber: big.NewInt(n)}); got != want {
+			t.Errorf("%#x is shown as %q, want %q", n, got, want)
+		}
+	}
 }
