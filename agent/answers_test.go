@@ -1,12 +1,14 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -183,5 +185,41 @@ func TestKeysInFilesAreNotListed(t *testing.T) {
 	b := backend{&Agent{rotators: map[string]*rotator{"web": r}}}
 	if keys, err := b.Keys(func(string) bool { return true }); err != nil || len(keys) > 0 {
 		t.Errorf("listed: %+v, %v", keys, err)
+	}
+}
+
+// The agent gives administrators its audit, as it is while it is written.
+func TestTheAuditIsGivenWhole(t *testing.T) {
+	cfg, _, err := checked(t, fmt.Sprintf("policy: [{callers: {users: [%d]}, allow: {admin: true}}]\n", os.Getuid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := store.Open(cfg.StatePath())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := newAgent(cfg, Options{Log: slog.New(slog.DiscardHandler)}, st)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := serveSocket(t, a.socket)
+	defer func() {
+		if err := errors.Join(a.audit.Close(), st.Close()); err != nil {
+			t.Error(err)
+		}
+	}()
+	s.get(t, "/v1/plan")
+	for deadline := time.Now().Add(10 * time.Second); a.audit.Head().Lines < 2; <-time.After(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("nothing is written")
+		}
+	}
+	_, all := s.get(t, "/v1/audit/lines")
+	v := access.Verifier{}
+	if err := v.Read(bytes.NewReader(all)); err != nil || v.Done() != nil || v.Lines < 2 {
+		t.Errorf("%d lines, %v, %v", v.Lines, err, v.Done())
+	}
+	if _, last := s.get(t, "/v1/audit/lines?last=1"); bytes.Count(last, []byte("\n")) != 1 {
+		t.Errorf("the last one: %s", last)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"sync"
 
@@ -219,6 +220,16 @@ func (a *Agent) auditNotices() (out []string) {
 		out = append(out, withHint(cut))
 	}
 	return out
+}
+
+// AuditLines is for socket.Backend.
+func (b backend) AuditLines(last int, after string) (r io.ReadCloser, err error) {
+	if path := b.cfg.AuditPath(); last >= 0 {
+		r, err = access.OpenAuditTail(path, last)
+	} else {
+		r, err = access.OpenAuditLines(path, after)
+	}
+	return r, problem(err)
 }
 
 // Audit is for socket.Backend.

@@ -8,10 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 
 	"github.com/spf13/cobra"
 
+	"github.com/signet-agent/signet/client"
 	"github.com/signet-agent/signet/internal/access"
 )
 
@@ -30,13 +32,16 @@ func newAudit(p *program) *cobra.Command {
 // newAuditVerify is `signet audit verify`, and by another name `signet key
 // verify-audit`.
 func newAuditVerify(p *program, name string) *cobra.Command {
-	var file, config, keys, head, prev string
+	var of auditFlags
+	var keys, head, prev string
 	cmd := &cobra.Command{
 		Use:   name,
 		Short: "Find any line of the audit that was changed, removed or moved",
 		Long: `Find any line of the audit that was changed, removed or moved: follow the chain of
 hashes through the audit file and those that were set aside before it, and
-check the HSM's signatures in them. The public keys are those of --keys, else
+check the HSM's signatures in them. An administrator gets the lines from the running
+agent; with --file or --config, or where the agent does not give them, the files are
+read. The public keys are those of --keys, else
 the running agent's, else the ones beside the audit file, which who can change
 the one can change as well. A line that has to be there is that of --head, else
 the last one of the running agent, else that of the file beside. A beginning that
@@ -44,27 +49,41 @@ is missing is an error, unless the agent has removed it because of audit.keep, o
 --after says what it ended with; then an end that nobody knows is none.`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			path, err := auditPath(file, config)
-			if err != nil {
-				return err
+			agent, silent := p.askAudit(cmd.Context())
+			told := func() error {
+				if silent != nil {
+					return silent
+				}
+				lines, err := p.agent().AuditLines(cmd.Context(), client.AuditRange{After: prev})
+				if err != nil {
+					return err
+				}
+				defer lines.Close()
+				a, err := auditEvidence(agent, nil, "", keys, head)
+				if err != nil {
+					return err
+				}
+				return p.verifyLines(a, agent.File, prev, lines)
 			}
-			a, err := p.auditEvidence(cmd.Context(), path, keys, head)
-			if err != nil {
-				return err
-			}
-			return p.verifyAudit(a, path, prev)
+			return of.read(told, func(path string) error {
+				a, err := auditEvidence(agent, silent, path, keys, head)
+				if err != nil {
+					return err
+				}
+				return p.verifyFiles(a, path, prev)
+			})
 		},
 	}
-	auditFlags(cmd, &file, &config)
+	of.add(cmd)
 	cmd.Flags().StringVar(&keys, "keys", "", "`file` with the public keys of the signatures, in PEM")
 	cmd.Flags().StringVar(&head, "head", "", "the `hash` of a line that has to be there, such as verify has printed")
 	cmd.Flags().StringVar(&prev, "after", "", "the `hash` that the file before the first one ended with")
 	return cmd
 }
 
-// verifyAudit reads the files, oldest first, and says how far they can be
+// verifyFiles reads the files, oldest first, and says how far they can be
 // trusted.
-func (p *program) verifyAudit(a evidence, path, prev string) error {
+func (p *program) verifyFiles(a evidence, path, prev string) error {
 	files, err := access.AuditFiles(path)
 	if err != nil {
 		return fmt.Errorf("audit file: %w", err)
@@ -86,6 +105,20 @@ func (p *program) verifyAudit(a evidence, path, prev string) error {
 			return fmt.Errorf("audit file %s: %w%s", name, err, a.keysNote())
 		}
 	}
+	return p.verified(&v, a, path, prev, fmt.Sprintf("in %d files", len(files)))
+}
+
+// verifyLines is verifyFiles with the lines that the agent gives.
+func (p *program) verifyLines(a evidence, path, prev string, lines io.Reader) error {
+	v := access.Verifier{Head: prev, Keys: a.keys, End: a.end, Growing: true}
+	if err := v.Read(lines); err != nil {
+		return fmt.Errorf("audit file %s, as the agent reads it: %w%s", path, err, a.keysNote())
+	}
+	return p.verified(&v, a, path, prev, "as the agent reads them")
+}
+
+// verified says how far what was read can be trusted.
+func (p *program) verified(v *access.Verifier, a evidence, path, prev, where string) error {
 	if err := v.Done(); err != nil {
 		return &auditError{path, err}
 	}
@@ -102,8 +135,8 @@ func (p *program) verifyAudit(a evidence, path, prev string) error {
 	if v.End == "" {
 		a.endFrom = "nothing"
 	}
-	_, err = fmt.Fprintf(p.stdout, "%s: ok: %d lines in %d files, ends with %s (its end by the word of %s); %s%s\n",
-		path, v.Lines, len(files), v.Head, a.endFrom, signed, a.agentNote())
+	_, err := fmt.Fprintf(p.stdout, "%s: ok: %d lines %s, ends with %s (its end by the word of %s); %s%s\n",
+		path, v.Lines, where, v.Head, a.endFrom, signed, a.agentNote())
 	return err
 }
 
@@ -134,90 +167,98 @@ func readKeys(file string) (map[string]crypto.PublicKey, error) {
 
 // newAuditTail is `signet audit tail`.
 func newAuditTail(p *program) *cobra.Command {
-	var file, config string
+	var of auditFlags
 	var lines int
 	cmd := &cobra.Command{
 		Use:   "tail",
 		Short: "Print the last lines of the audit file",
-		Args:  exactly(),
+		Long: `Print the last lines of the audit file. An administrator gets them from the running
+agent; with --file or --config, or where the agent does not give them, the file is
+read.`,
+		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if lines < 0 {
 				return usage(cmd, "--lines is negative")
 			}
-			f, err := openAudit(file, config)
-			if err != nil {
-				return err
+			if lines == 0 {
+				return nil
 			}
-			defer f.Close()
-			if err := seekLines(f, lines); err != nil {
-				return fmt.Errorf("audit file %s: %w", f.Name(), err)
+			told := func() error {
+				r, err := p.agent().AuditLines(cmd.Context(), client.AuditRange{Last: lines})
+				if err != nil {
+					return err
+				}
+				defer r.Close()
+				if _, err = io.Copy(p.stdout, r); err != nil {
+					return fmt.Errorf("audit, as the agent reads it: %w", err)
+				}
+				return nil
 			}
-			_, err = io.Copy(p.stdout, f)
-			return err
+			return of.read(told, func(path string) error { return p.tailFile(path, lines) })
 		},
 	}
-	auditFlags(cmd, &file, &config)
+	of.add(cmd)
 	cmd.Flags().IntVarP(&lines, "lines", "n", 20, "how `many`")
 	return cmd
 }
 
-// auditFlags adds the flags that name the audit file.
-func auditFlags(cmd *cobra.Command, file, config *string) {
-	cmd.Flags().StringVar(file, "file", "", "the audit `file` (default that of the configuration)")
-	configFlag(cmd, config)
-}
-
-// auditPath is the audit file that the flags name.
-func auditPath(file, config string) (string, error) {
-	if file != "" {
-		return file, nil
-	}
-	c, err := loadConfig(config)
-	if err != nil {
-		return "", err
-	}
-	return c.AuditPath(), nil
-}
-
-// openAudit opens the audit file.
-func openAudit(file, config string) (*os.File, error) {
-	file, err := auditPath(file, config)
-	if err != nil {
-		return nil, err
-	}
-	f, err := os.Open(file)
+func (p *program) tailFile(path string, lines int) error {
+	f, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, missingAudit(file)
+		return missingAudit(path)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("audit file: %w", err)
+		return fmt.Errorf("audit file: %w", err)
 	}
-	return f, nil
+	defer f.Close()
+	r, err := access.TailOf(f, lines)
+	if err != nil {
+		return fmt.Errorf("audit file %s: %w", path, err)
+	}
+	_, err = io.Copy(p.stdout, r)
+	return err
 }
 
-// seekLines moves to where the last n lines of f begin.
-func seekLines(f *os.File, n int) error {
-	end, err := f.Seek(0, io.SeekEnd)
-	if err != nil {
-		return err
-	}
-	block := make([]byte, 32<<10)
-	newlines := -1 // the last one ends the last line
-	for end > 0 {
-		size := min(end, int64(len(block)))
-		end -= size
-		if _, err := f.ReadAt(block[:size], end); err != nil {
+// auditFlags are the flags that name an audit.
+type auditFlags struct {
+	cmd          *cobra.Command
+	file, config string
+}
+
+func (a *auditFlags) add(cmd *cobra.Command) {
+	a.cmd = cmd
+	cmd.Flags().StringVar(&a.file, "file", "", "the audit `file` (default that of the running agent, or of the configuration)")
+	configFlag(cmd, &a.config)
+}
+
+// read has the running agent asked, unless the flags name an audit. What it does not
+// give is read from the file of its configuration; who may not do that either is
+// told why the agent does not.
+func (a *auditFlags) read(told func() error, fromFile func(path string) error) error {
+	var silent error
+	if a.file == "" && !a.cmd.Flags().Changed("config") {
+		err := told()
+		if _, ok := errors.AsType[*client.Error](err); !ok {
 			return err
 		}
-		for i := size - 1; i >= 0; i-- {
-			if block[i] == '\n' {
-				if newlines++; newlines == n {
-					_, err := f.Seek(end+i+1, io.SeekStart)
-					return err
-				}
-			}
-		}
+		silent = err
 	}
-	_, err = f.Seek(0, io.SeekStart)
+	path := a.file
+	if path == "" {
+		c, err := loadConfig(a.config)
+		if err != nil {
+			return unreadable(err, silent)
+		}
+		path = c.AuditPath()
+	}
+	return unreadable(fromFile(path), silent)
+}
+
+// unreadable is err, or instead, if err is that a file cannot be read, why the agent
+// did not give what is in it.
+func unreadable(err, silent error) error {
+	if silent != nil && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission)) {
+		return silent
+	}
 	return err
 }

@@ -12,10 +12,12 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -91,7 +93,7 @@ func agentWith(t *testing.T, status int, answer any) {
 		t.Fatal(err)
 	}
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path != "/v1/audit" {
+		if r.URL.Path != "/v1/audit" { // lines are asked for only where the file is not named
 			t.Errorf("asked for %s", r.URL.Path)
 		}
 		w.Header().Set("Content-Type", map[bool]string{true: "application/json", false: "application/problem+json"}[status == 200])
@@ -357,5 +359,90 @@ func TestAuditBadInput(t *testing.T) {
 		if status != tt.status || !strings.Contains(out+errs, tt.says) || strings.Count(out+errs, "\n") != 1 {
 			t.Errorf("%s: status %d, %q, %q; want %d, %q", tt.args, status, out, errs, tt.status, tt.says)
 		}
+	}
+}
+
+// givingAgent is an agent that answers administrators with an audit, and everybody
+// else with a refusal. Nobody can reach the file itself.
+func givingAgent(t *testing.T, key *ecdsa.PrivateKey, file, head string, admin bool) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "s")
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case !admin:
+			w.Header().Set("Content-Type", "application/problem+json")
+			w.WriteHeader(403)
+			_, _ = io.WriteString(w, `{"code":"denied","detail":"administration: no rule of the policy allows it to this caller","status":403}`)
+		case r.URL.Path == "/v1/audit":
+			_ = json.NewEncoder(w).Encode(map[string]any{"file": "/nowhere/audit.jsonl", "head": head,
+				"keys": []map[string]any{{"name": "audit", "generation": 1, "public_key": publicPEM(t, key, "")}}})
+		case r.URL.Path == "/v1/audit/lines":
+			var lines io.ReadCloser
+			if last, err := strconv.Atoi(r.URL.Query().Get("last")); err == nil {
+				lines, err = access.OpenAuditTail(file, last)
+				must(t, err)
+			} else {
+				lines, err = access.OpenAuditLines(file, r.URL.Query().Get("after"))
+				must(t, err)
+			}
+			defer lines.Close()
+			_, _ = io.Copy(w, lines)
+		}
+	})}
+	go srv.Serve(ln)
+	t.Cleanup(func() { srv.Close() })
+	t.Setenv("SIGNET_SOCKET", path)
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// An administrator needs no right to the files: the agent gives the lines. Who is
+// none is refused by the agent, and not by the lack of a configuration.
+func TestAuditOfTheRunningAgent(t *testing.T) {
+	key := otherKey(t)
+	file, head := signedFile(t, key, "audit#1", 20)
+	givingAgent(t, key, file, head, true)
+	data, err := os.ReadFile(file)
+	must(t, err)
+	lines := bytes.SplitAfter(data, []byte("\n"))
+	want := string(bytes.Join(lines[len(lines)-4:], nil))
+	if status, out, errs := run(t, "audit", "tail", "-n", "3"); status != exitDone || out != want {
+		t.Errorf("tail: status %d, %q, want %q; %s", status, out, want, errs)
+	}
+	for _, verify := range []string{"audit verify", "key verify-audit"} {
+		status, out, errs := run(t, strings.Fields(verify)...)
+		if status != exitDone || !strings.HasPrefix(out, "/nowhere/audit.jsonl: ok: 22 lines as the agent reads them, ends with "+head) ||
+			!strings.Contains(out, "by the keys of the agent") || !strings.Contains(out, "by the word of the agent") {
+			t.Errorf("%s: status %d, %q, %q", verify, status, out, errs)
+		}
+	}
+
+	must(t, os.WriteFile(file, bytes.Join(append(lines[:5:5], lines[6:]...), nil), 0o600))
+	if status, out, errs := run(t, "audit", "verify"); status != exitFailed || out != "" || !strings.Contains(errs, "/nowhere/audit.jsonl, as the agent reads it: line 6: does not follow") {
+		t.Errorf("with a line removed: status %d, %q, %q", status, out, errs)
+	}
+	must(t, os.WriteFile(file, bytes.Join(lines[:10], nil), 0o600))
+	if status, out, errs := run(t, "audit", "verify"); status != exitFailed || out != "" || !strings.Contains(errs, "its end is missing") {
+		t.Errorf("cut: status %d, %q, %q", status, out, errs)
+	}
+
+	givingAgent(t, key, file, head, false)
+	for _, args := range []string{"audit tail", "audit verify", "key verify-audit"} {
+		if status, out, errs := run(t, strings.Fields(args)...); status != exitDenied || out != "" || !strings.Contains(errs, "no rule of the policy allows it") {
+			t.Errorf("%s by nobody: status %d, %q, %q", args, status, out, errs)
+		}
+	}
+	t.Setenv("SIGNET_SOCKET", filepath.Join(t.TempDir(), "none"))
+	if status, _, errs := run(t, "audit", "tail"); status != exitUnavailable || !strings.Contains(errs, "is the agent running?") {
+		t.Errorf("without an agent: status %d, %q", status, errs)
 	}
 }

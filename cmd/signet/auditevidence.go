@@ -24,13 +24,14 @@ type evidence struct {
 }
 
 // auditEvidence collects it: what was given on the command line, else what the
-// running agent says, else what lies beside the file. Keys of two of these are
-// never put together: who can write the file could add some of their own.
-func (p *program) auditEvidence(ctx context.Context, path, keysFile, head string) (evidence, error) {
-	a := evidence{end: head, endFrom: "--head"}
-	agent, err := p.askAudit(ctx)
-	if a.why = err; err == nil {
-		a.running = sameFile(agent.File, path)
+// running agent says, unless it is silent, else what lies beside the file. Keys of
+// two of these are never put together: who can write the file could add some of
+// their own. Without a path the audit is the agent's.
+func auditEvidence(agent *client.Audit, silent error, path, keysFile, head string) (evidence, error) {
+	a := evidence{end: head, endFrom: "--head", why: silent}
+	err := silent
+	if silent == nil {
+		a.running = path == "" || sameFile(agent.File, path)
 		if head == "" && a.running {
 			a.end, a.endFrom = agent.Head, "the agent"
 		}

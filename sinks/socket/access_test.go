@@ -37,6 +37,8 @@ func TestPolicyIsAskedFirst(t *testing.T) {
 		{"TRACE", "/v1/upstreams/nope/proxy/a", CodeDenied, 403},
 		{"GET", "/v1/upstreams/pam/proxy/a/../b", CodeInvalid, 400},
 		{"GET", "/v1/audit", CodeDenied, 403},
+		{"GET", "/v1/audit/lines", CodeDenied, 403},
+		{"GET", "/v1/audit/lines?last=x", CodeDenied, 403},
 		{"GET", "/v1/keys/audit", CodeDenied, 403},
 		{"POST", "/v1/certificates/web/renew", CodeDenied, 403},
 		{"POST", "/v1/certificates/web/rotate", CodeDenied, 403},

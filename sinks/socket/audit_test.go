@@ -2,6 +2,9 @@ package socket
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -73,5 +76,77 @@ func TestFullDiskRefusesOrAllows(t *testing.T) {
 		}
 		r.client.CloseIdleConnections()
 		_ = audit.Close() // what waits cannot be written
+	}
+}
+
+// brokenLines are lines that end in an error.
+type brokenLines struct{ io.Reader }
+
+func (b brokenLines) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	if err == io.EOF {
+		err = errors.New("disk is gone")
+	}
+	return n, err
+}
+func (brokenLines) Close() error { return nil }
+
+// The lines of the audit are for administrators, for a few at once; lines that
+// cannot be read are not silently missing.
+func TestLinesOfTheAudit(t *testing.T) {
+	in, out := io.Pipe()
+	b := &fake{}
+	b.lines = func(last int, after string) (io.ReadCloser, error) {
+		switch after {
+		case "broken":
+			return brokenLines{strings.NewReader("one\n")}, nil
+		case "slow":
+			return io.NopCloser(in), nil
+		}
+		return io.NopCloser(strings.NewReader(fmt.Sprintf("last %d after %q\n", last, after))), nil
+	}
+	r := start(t, b, tester(true))
+	for query, want := range map[string]string{"": `last -1 after ""`, "?last=0": `last 0 after ""`, "?last=7": `last 7 after ""`, "?after=ab": `last -1 after "ab"`} {
+		if a := r.get("/v1/audit/lines" + query); a.status != 200 || a.body != want+"\n" || a.header.Get("Content-Type") != "application/jsonl" {
+			t.Errorf("%s: %+v", query, a)
+		}
+	}
+	for _, query := range []string{"?last=-1", "?last=x", "?first=1"} {
+		if a := r.get("/v1/audit/lines" + query); a.code(t) != CodeInvalid {
+			t.Errorf("%s: %+v", query, a)
+		}
+	}
+	if a := r.do("HEAD", "/v1/audit/lines", ""); a.status != 200 || a.body != "" {
+		t.Errorf("HEAD: %+v", a)
+	}
+	if lines := r.auditLines(8); lines[0]["event"] != "audit.lines" || lines[0]["resource"] != "key/audit" {
+		t.Errorf("recorded: %v", lines[0])
+	}
+	if a, err := r.try(t.Context(), "GET", "/v1/audit/lines?after=broken", ""); err == nil {
+		t.Errorf("lines that could not be read are not missed: %+v", a)
+	}
+
+	first := make(chan error, maxReading)
+	for range maxReading {
+		go func() {
+			_, err := r.try(t.Context(), "GET", "/v1/audit/lines?after=slow", "")
+			first <- err
+		}()
+	}
+	for deadline := time.Now().Add(10 * time.Second); len(r.reading) < maxReading; <-time.After(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("they do not read")
+		}
+	}
+	if a := r.get("/v1/audit/lines"); a.code(t) != CodeBusy || a.header.Get("Retry-After") != "1" {
+		t.Errorf("one too many: %+v", a)
+	}
+	if err := out.Close(); err != nil {
+		t.Error(err)
+	}
+	for range maxReading {
+		if err := <-first; err != nil {
+			t.Error(err)
+		}
 	}
 }

@@ -2,6 +2,7 @@ package socket
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"time"
 
@@ -43,6 +44,10 @@ type Backend interface {
 
 	// Audit is what verifies the audit.
 	Audit(ctx context.Context) (AuditInfo, error)
+	// AuditLines are the lines of the audit up to the last one that is written: the
+	// last ones of its file, or if last is negative all that come after the line of
+	// a hash, or from the first one on if that is "".
+	AuditLines(last int, after string) (io.ReadCloser, error)
 
 	// Token is a current access token.
 	Token(ctx context.Context, upstream string) (*oauth2.Token, error)

@@ -38,22 +38,6 @@ func (q *request) getKey() error {
 	return q.sendJSON(k)
 }
 
-// showAudit answers with what verifies the audit, for those who may see the key
-// that signs it.
-func (q *request) showAudit() error {
-	if err := q.authorize("audit.read", access.Action{Kind: access.Key, Name: access.AuditKey, Op: "read"}); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(q.r.Context(), callTimeout)
-	defer cancel()
-	q.within(callTimeout)
-	info, err := q.s.cfg.Backend.Audit(ctx)
-	if err != nil {
-		return err
-	}
-	return q.sendJSON(info)
-}
-
 // signBody is the body of a request to sign.
 type signBody struct {
 	Hash       string `json:"hash"`

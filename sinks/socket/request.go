@@ -21,6 +21,7 @@ import (
 var (
 	jsonType    = []string{"application/json"}
 	rawType     = []string{"application/octet-stream"}
+	linesType   = []string{"application/jsonl"}
 	problemType = []string{"application/problem+json"}
 	noStore     = []string{"no-store"}
 )

@@ -31,6 +31,7 @@ type fake struct {
 	login   func(upstream string, r LoginRequest) error
 	keys    []KeyInfo
 	keysErr error
+	lines   func(last int, after string) (io.ReadCloser, error)
 	cleared []string // tokens whose PIN guard was cleared
 	discard []bool   // what RotateSealingKey was asked
 	sign    func(name string, r SignRequest) ([]byte, int, error)
@@ -81,6 +82,7 @@ func (f *fake) Key(_ context.Context, name string) (KeyInfo, error) {
 func (f *fake) Audit(context.Context) (AuditInfo, error) {
 	return AuditInfo{File: "/var/lib/signet/audit.jsonl", Head: "00"}, nil
 }
+func (f *fake) AuditLines(last int, after string) (io.ReadCloser, error) { return f.lines(last, after) }
 func (f *fake) Sign(_ context.Context, name string, r SignRequest) ([]byte, int, error) {
 	return f.sign(name, r)
 }

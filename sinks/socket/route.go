@@ -38,6 +38,7 @@ func (s *Server) table() map[routeKey]*route {
 		{"keys", "", 2}:               {pattern: "/v1/keys/{name}", get: (*request).getKey},
 		{"keys", "sign", 3}:           {pattern: "/v1/keys/{name}/sign", post: (*request).sign},
 		{"audit", "", 1}:              {pattern: "/v1/audit", get: (*request).showAudit},
+		{"audit", "lines", 2}:         {pattern: "/v1/audit/lines", get: (*request).auditLines},
 		{"tokens", "", 2}:             {pattern: "/v1/tokens/{upstream}", get: (*request).getToken},
 		{"upstreams", "proxy", 3}:     {pattern: "/v1/upstreams/{name}/proxy", any: (*request).proxy},
 		{"upstreams", "login", 3}:     {pattern: "/v1/upstreams/{name}/login", post: (*request).login},
@@ -142,7 +143,7 @@ func (s *Server) find(path string) (rt *route, name, rest string) {
 	if key.first, path, more = strings.Cut(path, "/"); !more {
 		return s.routes[key], "", ""
 	}
-	if key.first == "policy" {
+	if key.first == "policy" || key.first == "audit" {
 		key.third, key.segments = path, 2
 		return s.routes[key], "", ""
 	}

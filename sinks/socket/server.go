@@ -44,6 +44,8 @@ type Server struct {
 	limit    *access.Limiter // of all requests
 	refusals *refusals
 
+	reading chan struct{} // has one for each who reads the audit's lines
+
 	secrets      *board[secretItem]
 	certificates *board[certificateItem]
 	events       *bus
@@ -63,6 +65,7 @@ const (
 	maxProxyBody   = 64 << 20
 	maxConns       = 16384
 	maxConnsPerUID = 4096
+	maxReading     = 4 // of the audit's lines at once
 
 	headerTimeout = 5 * time.Second
 	bodyTimeout   = 10 * time.Second
@@ -88,6 +91,7 @@ func New(cfg Config) *Server {
 		cfg:          cfg,
 		limit:        access.NewLimiter(cfg.Limit),
 		refusals:     newRefusals(cfg.Audit, cfg.Log.Debug),
+		reading:      make(chan struct{}, maxReading),
 		secrets:      newBoard[secretItem](cfg.Secrets),
 		certificates: newBoard[certificateItem](cfg.Certificates),
 		events:       newBus(run),
