@@ -120,7 +120,7 @@ func TestTimeOverIsTheSocketsMatter(t *testing.T) {
 	b := backend{&Agent{rotators: map[string]*rotator{"web": {asks: make(chan ask)}}}}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
-	if err := b.Renew(ctx, "web", false, false); err != context.DeadlineExceeded {
+	if _, err := b.Renew(ctx, "web", false, false); err != context.DeadlineExceeded {
 		t.Errorf("%T %v", err, err)
 	}
 }

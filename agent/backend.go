@@ -124,10 +124,10 @@ func (a *Agent) isOpen() bool {
 }
 
 // Renew is for socket.Backend.
-func (b backend) Renew(ctx context.Context, name string, rotate, compromised bool) error {
+func (b backend) Renew(ctx context.Context, name string, rotate, compromised bool) (changed bool, err error) {
 	r, ok := b.rotators[name]
 	if !ok {
-		return problem(&refusal{socket.CodeNotFound, fmt.Sprintf("no certificate or identity %q is configured", name)})
+		return false, problem(&refusal{socket.CodeNotFound, fmt.Sprintf("no certificate or identity %q is configured", name)})
 	}
 	what := askedRenew
 	switch {
@@ -136,7 +136,9 @@ func (b backend) Renew(ctx context.Context, name string, rotate, compromised boo
 	case rotate:
 		what = askedRotate
 	}
-	return problem(r.do(ctx, ask{What: what}))
+	before := r.inUse()
+	err = r.do(ctx, ask{What: what})
+	return !sameChain(before, r.inUse()), problem(err)
 }
 
 // Enroll is for socket.Backend.

@@ -391,6 +391,14 @@ func (r *rotator) do(ctx context.Context, a ask) error {
 	}
 }
 
+// inUse is the chain that was last told to be in use; nil if none.
+func (r *rotator) inUse() [][]byte {
+	if s := r.snap.Load(); s != nil {
+		return s.Current.Chain
+	}
+	return nil
+}
+
 // poke wakes the rotator, for example when the token has come back.
 func (r *rotator) poke() {
 	select {

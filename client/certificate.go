@@ -70,9 +70,20 @@ func (cert Certificate) LogValue() slog.Value { return slog.StringValue(fmt.Spri
 // Renew has a certificate, or the one of an identity, issued anew for the same
 // key, and returns when that is done.
 func (c *Client) Renew(ctx context.Context, name string) error {
-	return c.read(ctx, call{
+	_, err := c.TryRenew(ctx, name)
+	return err
+}
+
+// TryRenew is [Client.Renew], and says whether there is another certificate now:
+// an issuer may see no need for one yet.
+func (c *Client) TryRenew(ctx context.Context, name string) (changed bool, err error) {
+	var answer struct {
+		Result string `json:"result"`
+	}
+	err = c.read(ctx, call{
 		method: http.MethodPost, path: certificatePath(name) + "/renew", what: "renew " + strconv.Quote(name), body: struct{}{},
-	}, nil)
+	}, &answer)
+	return err == nil && answer.Result != "unchanged", err
 }
 
 // Rotate replaces the key as well, and returns when that is done. A compromised

@@ -3,6 +3,7 @@ package client
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -84,6 +85,20 @@ func TestAdministrationAsTheContractHasIt(t *testing.T) {
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
+	}
+}
+
+// A renewal that changes nothing is told from one that does.
+func TestARenewalSaysWhetherAnythingChanged(t *testing.T) {
+	a := newAgent(t)
+	result := ""
+	a.mux.HandleFunc("POST /v1/certificates/web/renew", func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintf(w, `{"name":"web","result":%q}`, result)
+	})
+	for _, result = range []string{"done", "unchanged"} {
+		if changed, err := a.client().TryRenew(t.Context(), "web"); err != nil || changed != (result == "done") {
+			t.Errorf("%s: changed %v, %v", result, changed, err)
+		}
 	}
 }
 

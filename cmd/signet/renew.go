@@ -11,13 +11,20 @@ func newRenew(p *program) *cobra.Command {
 	return &cobra.Command{
 		Use:   "renew NAME",
 		Short: "Have a certificate issued anew for the same key, now",
-		Long:  `Have a certificate, or the one of an identity, issued anew for the same key, and wait for it.`,
-		Args:  exactly("NAME"),
+		Long: `Have a certificate, or the one of an identity, issued anew for the same key, and
+wait for it. An issuer may see no need for another one yet, as the Manager does:
+then it is said to be unchanged.`,
+		Args: exactly("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := p.agent().Renew(cmd.Context(), args[0]); err != nil {
+			changed, err := p.agent().TryRenew(cmd.Context(), args[0])
+			if err != nil {
 				return err
 			}
-			_, err := fmt.Fprintf(p.stdout, "%s: renewed\n", printable(args[0]))
+			result := "renewed"
+			if !changed {
+				result = "unchanged; the issuer sees no need for another certificate yet"
+			}
+			_, err = fmt.Fprintf(p.stdout, "%s: %s\n", printable(args[0]), result)
 			return err
 		},
 	}

@@ -25,8 +25,9 @@ type Backend interface {
 	Refused(ctx context.Context, name, version string) error
 
 	// Renew renews a certificate or identity, with a new key if rotate is set,
-	// and returns when that is done.
-	Renew(ctx context.Context, name string, rotate, compromised bool) error
+	// and returns when that is done. The certificate is the same as before where
+	// its issuer sees no need for another.
+	Renew(ctx context.Context, name string, rotate, compromised bool) (changed bool, err error)
 	// Enroll registers an identity for the first time.
 	Enroll(ctx context.Context, identity, username string, password secret.Value) error
 	// Login and Logout begin and end a session at an upstream.

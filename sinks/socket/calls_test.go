@@ -124,6 +124,12 @@ func TestAdministration(t *testing.T) {
 			t.Errorf("%s: %+v, did %q, want %q", tt.path, a, did, tt.want)
 		}
 	}
+	for same, want := range map[bool]any{false: "done", true: "unchanged"} {
+		b.same = same
+		if got := r.do("POST", "/v1/certificates/host/renew", "").json(t)["result"]; got != want {
+			t.Errorf("renewed, the same: %v; result %v", same, got)
+		}
+	}
 	if got := r.do("POST", "/v1/certificates/host/renew", `{"compromised":true}`).code(t); got != CodeInvalid {
 		t.Errorf("renew of a compromised key: %s", got)
 	}

@@ -117,16 +117,22 @@ func (q *request) renewal(event string, rotate bool) error {
 	ctx, cancel := context.WithTimeout(q.r.Context(), adminTimeout)
 	defer cancel()
 	q.within(adminTimeout)
-	if err := q.s.cfg.Backend.Renew(ctx, q.name, rotate, body.Compromised); err != nil {
+	changed, err := q.s.cfg.Backend.Renew(ctx, q.name, rotate, body.Compromised)
+	switch {
+	case err != nil:
 		return err
+	case !changed:
+		return q.result("unchanged")
 	}
 	return q.done()
 }
 
 // done answers an action that has no result of its own.
-func (q *request) done() error {
+func (q *request) done() error { return q.result("done") }
+
+func (q *request) result(text string) error {
 	return q.sendJSON(struct {
 		Name   string `json:"name"`
 		Result string `json:"result"`
-	}{q.name, "done"})
+	}{q.name, text})
 }

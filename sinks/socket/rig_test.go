@@ -38,6 +38,7 @@ type fake struct {
 	token   func(upstream string) (*oauth2.Token, error)
 	proxy   func(upstream string, r *http.Request) (*http.Response, error)
 	ready   error
+	same    bool // Renew leaves the certificate as it is
 }
 
 func (f *fake) Fetch(ctx context.Context, name string) error {
@@ -49,8 +50,8 @@ func (f *fake) Fetch(ctx context.Context, name string) error {
 func (f *fake) Refused(_ context.Context, name, version string) error {
 	return f.refused(name, version)
 }
-func (f *fake) Renew(ctx context.Context, name string, rotate, compromised bool) error {
-	return f.renew(ctx, name, rotate, compromised)
+func (f *fake) Renew(ctx context.Context, name string, rotate, compromised bool) (changed bool, err error) {
+	return !f.same, f.renew(ctx, name, rotate, compromised)
 }
 func (f *fake) Enroll(_ context.Context, identity, username string, password secret.Value) error {
 	return f.enroll(identity, username, password)
