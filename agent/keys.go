@@ -131,6 +131,9 @@ func (a *Agent) sealing() *hsm.Token {
 func (a *Agent) home() (*hsm.Token, error) {
 	first, _ := a.cfg.Token("")
 	t := a.tokens[first.TokenName()]
+	if t == nil {
+		return nil, nil // there is none at all
+	}
 	blob, err := a.store.Meta(metaDataKey)
 	if err != nil {
 		return t, fmt.Errorf("read the wrapped data key: %w", err)
