@@ -66,22 +66,25 @@ func (p *pairRig) set() string  { return filepath.Join(p.dir, "tls") }
 func (p *pairRig) begin() {
 	p.t.Helper()
 	var cs *Consumers
+	begun := make(chan struct{}) // a try that is due at once may be before that
+	queue := func() *Consumers { <-begun; return cs }
 	template := `{{ (certificate "web").serial }}+{{ (certificate "other").serial }}`
 	fs, err := files.New(files.Config{
 		Files: []files.File{{Path: p.file(), Template: template, KeepPrevious: true}},
 		Sets: []files.Set{{Dir: p.set(), Keep: 1, Entries: []files.File{
 			{Path: "web", Template: `{{ (certificate "web").serial }}`}, {Path: "other", Template: `{{ (certificate "other").serial }}`}}}},
-		Writing:   func(ds []files.Delivery) error { return cs.Writing(changesOf(ds)) },
-		Written:   func(ds []files.Delivery) { cs.Written(changesOf(ds)) },
-		Unwritten: func(ds []files.Delivery) { cs.Unwritten(changesOf(ds)) },
-		TakenUp:   func(target string, gen int64) bool { return cs.TakenUp(target, gen) },
-		Withdrawn: func(target string) { cs.Withdrawn(target) }})
+		Writing:   func(ds []files.Delivery) error { return queue().Writing(changesOf(ds)) },
+		Written:   func(ds []files.Delivery) { queue().Written(changesOf(ds)) },
+		Unwritten: func(ds []files.Delivery) { queue().Unwritten(changesOf(ds)) },
+		TakenUp:   func(target string, gen int64) bool { return queue().TakenUp(target, gen) },
+		Withdrawn: func(target string) { queue().Withdrawn(target) }})
 	if err != nil {
 		p.t.Fatal(err)
 	}
 	p.fs = fs
 	p.rig = startOn(p.t, p.store, fs, p.consumer)
 	cs = p.rig.Consumers
+	close(begun)
 	for _, c := range p.certs {
 		if err := fs.PublishCertificate(c); err != nil {
 			p.t.Fatal(err)
