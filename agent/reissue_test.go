@@ -231,6 +231,29 @@ func TestARevokedAnswerIsAskedForAnew(t *testing.T) {
 	})
 }
 
+// Where no credentials are needed, an operator need not wait for the first
+// certificate to be tried again either.
+func TestTheFirstCertificateCanBeAskedForAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newCertBench(t, "ed")
+		if err := b.server.Mistake(ciphertrusttest.OtherKey, ciphertrusttest.OtherKey); err != nil {
+			t.Fatal(err)
+		}
+		stop := b.start()
+		synctest.Wait()
+		if err := b.ask("ed", askedRotate); err == nil || !strings.Contains(err.Error(), "signet renew ed") {
+			t.Errorf("there is no key to replace: %v", err)
+		}
+		if err := b.ask("ed", askedRenew); err == nil || !strings.Contains(err.Error(), "for another key") {
+			t.Errorf("took a bad certificate: %v", err)
+		}
+		if err := b.ask("ed", askedRenew); err != nil || b.cert("ed").Failures != 0 {
+			t.Errorf("%v, %+v", err, b.cert("ed"))
+		}
+		stop()
+	})
+}
+
 // A certificate that is in use already is no renewal, but where the issuer
 // renews as it sees the need.
 func TestTheSameCertificateIsNoRenewal(t *testing.T) {

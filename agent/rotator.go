@@ -337,8 +337,14 @@ func (r *rotator) ask(a ask) {
 	case a.Creds != nil:
 		r.given = a.Creds
 		rec = rec.enrollAnew()
+	case !rec.Current.exists() && !r.spec.OneTime && a.What == askedRenew:
+		// The first one is on its way without being asked for.
 	case !rec.Current.exists():
-		a.Done <- &refusal{"invalid", fmt.Sprintf("%q has no certificate yet; enrol it first with `signet enroll %s`", r.name, r.name)}
+		verb := "renew"
+		if r.spec.OneTime {
+			verb = "enroll"
+		}
+		a.Done <- &refusal{"invalid", fmt.Sprintf("%q has no certificate yet; get it first with `signet %s %s`", r.name, verb, r.name)}
 		return
 	case rec.Lost != "":
 		a.Done <- &refusal{"unavailable", rec.Lost}
