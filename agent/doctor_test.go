@@ -176,7 +176,8 @@ func TestDoctorSaysWhatToDo(t *testing.T) {
 	shim.AddFlags(0x80000) // CKF_USER_PIN_TO_BE_CHANGED
 	b := backend{running(t, twoTokens(t, &s))}
 	eventually(t, "the state", func() error { return closedError(b) })
-	if c := diagnosed(t, b, "hsm main warning"); c.Status != checkWarning || !strings.Contains(c.Detail, "wants its PIN changed") || !strings.Contains(c.Hint, "vendor's tool") {
+	c := diagnosed(t, b, "hsm main warning")
+	if c.Status != checkWarning || !strings.Contains(c.Detail, "wants its PIN changed") || !strings.Contains(c.Hint, "vendor's tool") {
 		t.Errorf("%+v", c)
 	}
 	if c := diagnosed(t, b, "hsm main module"); c != (Check{}) {

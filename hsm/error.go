@@ -88,7 +88,7 @@ func (e *Error) Hint() string {
 	case errors.Is(e, ErrDeadline):
 		return "see whether the vendor's tool reaches the token, and what its service logs; a module that only takes its time needs a longer hsm.timeout"
 	case errors.Is(e, errLost):
-		return "the vendor's library has crashed, or somebody has killed the worker; the log has what it said last, that of the kernel why. It is started anew by itself"
+		return "it is started anew by itself; if the vendor's library has crashed, the log has what it said last, and that of the kernel why"
 	case errors.Is(e, ErrInvalid) && e.Op == "configure":
 		return "correct hsm: in the configuration; `signet check` shows the place"
 	}
