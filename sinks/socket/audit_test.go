@@ -106,7 +106,9 @@ func TestLinesOfTheAudit(t *testing.T) {
 		return io.NopCloser(strings.NewReader(fmt.Sprintf("last %d after %q\n", last, after))), nil
 	}
 	r := start(t, b, tester(true))
-	for query, want := range map[string]string{"": `last -1 after ""`, "?last=0": `last 0 after ""`, "?last=7": `last 7 after ""`, "?after=ab": `last -1 after "ab"`} {
+	for query, want := range map[string]string{
+		"": `last -1 after ""`, "?last=0": `last 0 after ""`, "?last=7": `last 7 after ""`, "?after=ab": `last -1 after "ab"`,
+	} {
 		if a := r.get("/v1/audit/lines" + query); a.status != 200 || a.body != want+"\n" || a.header.Get("Content-Type") != "application/jsonl" {
 			t.Errorf("%s: %+v", query, a)
 		}
