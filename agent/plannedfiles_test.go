@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"testing"
@@ -54,7 +55,15 @@ func TestARolledBackFileIsDue(t *testing.T) {
 	}
 	r := newConsumerRig(t, dir, config.File{Reload: config.Reload{Exec: []string{"/bin/true"}}})
 	defer r.close()
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- r.consumers.Run(ctx) }()
 	r.publish("1")
+	r.await(stateReloaded) // it is worth going back to
+	stop()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
 	r.publish("2")
 	if it := r.fileItems()[0]; it.State != stateWritten || it.Version != "2" {
 		t.Errorf("written: %+v", it)
