@@ -13,7 +13,8 @@
 //
 // [Consumers.Writing] notes that a reload is due before the file changes, and
 // the note goes only after the reload succeeded. A crash in between is made up
-// for at the next start.
+// for at the next start, by whoever is told of the file then: a consumer whose name
+// was corrected has not lost what the wrong one could not do.
 //
 // # One at a time
 //
