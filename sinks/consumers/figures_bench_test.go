@@ -203,7 +203,8 @@ func TestFiguresThousandFiles(t *testing.T) {
 	slices.Sort(reference)
 	slices.Sort(ratios)
 	rows := []string{"figure | measured | required",
-		fmt.Sprintf("1,000 changed files of 10 consumers, queue on disk | %v, bare loop %v, ratio %.2f | <= 1.4", ours[rounds/2], reference[rounds/2], ratios[rounds/2]),
+		fmt.Sprintf("1,000 changed files of 10 consumers, queue on disk | %v, bare loop %v, ratio %.2f | <= 1.4",
+			ours[rounds/2], reference[rounds/2], ratios[rounds/2]),
 		fmt.Sprintf("reloads of a consumer for %d changes | %d | one each", k.round, k.reloads[0].Load()),
 		fmt.Sprintf("growth of RSS, at its peak | %.1f MB | < 20 MB", float64(peak)/(1<<20)), idle(t)}
 	t.Log("\n" + strings.Join(rows, "\n"))
