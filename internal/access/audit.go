@@ -242,8 +242,10 @@ func (a *Audit) run() {
 			continue
 		}
 		spare = a.flush(spare)
-		a.seal.start(&a.w, time.Now())
-		if !open {
+		if open {
+			a.seal.start(&a.w, time.Now())
+		} else {
+			a.endSigning()
 			a.settle(a.w.sync())
 			a.keepLastEnd()
 			return

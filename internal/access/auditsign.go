@@ -24,10 +24,11 @@ const (
 // sealing is the state of signing. It is owned by Audit.run.
 type sealing struct {
 	sign    SignFunc
-	lines   uint64    // that no signature covers; those that sign do not count
-	since   time.Time // the last signature, or the start
-	retryAt time.Time // after a failure
-	busy    bool      // a signature is being made
+	lines   uint64             // that no signature covers; those that sign do not count
+	since   time.Time          // the last signature, or the start
+	retryAt time.Time          // after a failure
+	busy    bool               // a signature is being made
+	stop    context.CancelFunc // of that
 	done    chan signed
 }
 
@@ -75,11 +76,24 @@ func (s *sealing) start(w *writer, now time.Time) {
 	}
 	s.busy = true
 	hash, lines := hex.EncodeToString(w.prev[:]), s.lines
+	ctx, cancel := context.WithTimeout(context.Background(), signTimeout)
+	s.stop = cancel
 	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), signTimeout)
 		defer cancel()
 		s.done <- s.make(ctx, hash, lines)
 	}()
+}
+
+// endSigning gives up a signature that is being made, and waits until it is: what
+// makes it uses the state, which is closed after the audit.
+func (a *Audit) endSigning() {
+	if !a.seal.busy {
+		return
+	}
+	a.seal.stop()
+	if s := <-a.seal.done; s.err == nil {
+		a.signed(s)
+	}
 }
 
 func (s *sealing) make(ctx context.Context, hash string, lines uint64) signed {

@@ -14,7 +14,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 // A stamp is a signing key in memory.
@@ -214,4 +217,35 @@ func TestChainGoesOnFromARotatedFileAfterARestart(t *testing.T) {
 	if v, err := verifyAll(t, path, nil); err != nil || v.Lines != 4 {
 		t.Errorf("%d lines, %v", v.Lines, err)
 	}
+}
+
+// TestCloseWaitsForASignature holds that nothing is asked of the state any more when
+// the audit is closed, as that is closed next.
+func TestCloseWaitsForASignature(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var begun, ended atomic.Int32
+		sign := func(ctx context.Context, _ [sha256.Size]byte) ([]byte, string, error) {
+			begun.Add(1)
+			defer ended.Add(1)
+			<-ctx.Done()
+			time.Sleep(time.Second) // it is still at it
+			return nil, "", ctx.Err()
+		}
+		a, err := OpenAudit(AuditConfig{Path: filepath.Join(t.TempDir(), "audit.jsonl"), Sign: sign})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := 0; begun.Load() == ended.Load(); i++ {
+			if err := a.Append(read(i)); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+		}
+		if err := a.Close(); err != nil {
+			t.Error(err)
+		}
+		if b, e := begun.Load(), ended.Load(); b != e {
+			t.Errorf("%d signatures were begun and %d had ended when it was closed", b, e)
+		}
+	})
 }
