@@ -46,7 +46,9 @@ func TestAChangeReachesARunningUnit(t *testing.T) {
 	// What the agent has is refused, so that it asks the upstream again.
 	noticed := func() {
 		t.Helper()
-		var status struct{ Items []struct{ Name, Version string } }
+		var status struct {
+			Items []struct{ Name, Version string }
+		}
 		if err := json.Unmarshal([]byte(b.run("signet", "status", "--json")), &status); err != nil {
 			t.Fatal(err)
 		}
