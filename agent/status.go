@@ -127,8 +127,8 @@ func (a *Agent) status(now time.Time) *Status {
 	}
 	s.Items = append(s.Items, a.fileItems()...)
 	s.Items = append(s.Items, a.consumerItems()...)
-	if e := a.astray(); e != nil {
-		s.Notices = append(s.Notices, withHint(e))
+	if n := len(a.astray()); n > 0 {
+		s.Notices = append(s.Notices, fmt.Sprintf("keys in use that are on a token which is not configured: %d; `signet doctor` says which, and what to do", n))
 	}
 	for i := range s.Items {
 		a.explain(&s.Items[i])
