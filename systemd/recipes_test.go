@@ -41,7 +41,7 @@ func TestRecipeUnits(t *testing.T) {
 		if filepath.Base(page) == "nginx.md" {
 			server = string(regexp.MustCompile("(?ms)^```nginx\n(.*?)^```$").FindSubmatch(text)[1])
 		}
-		for _, m := range regexp.MustCompile(`(?m)^    reload: \{unit: (\S+)\}$`).FindAllStringSubmatch(string(text), -1) {
+		for _, m := range regexp.MustCompile(`reload: \{unit: (\S+)\}`).FindAllStringSubmatch(string(text), -1) {
 			seen++
 			if got := b.try("systemctl", "show", "--value", "-p", "LoadState,CanReload", m[1]); got != "yes\nloaded" && got != "loaded\nyes" {
 				t.Errorf("%s: unit %s: %q", page, m[1], got)
