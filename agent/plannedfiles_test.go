@@ -68,8 +68,12 @@ func TestARolledBackFileIsDue(t *testing.T) {
 	if it := r.fileItems()[0]; it.State != stateWritten || it.Version != "2" {
 		t.Errorf("written: %+v", it)
 	}
-	if err := r.files.Rollback(r.file); err != nil {
+	gen, err := r.files.Generation(r.file)
+	if err != nil {
 		t.Fatal(err)
+	}
+	if done, err := r.files.Rollback(r.file, gen); !done || err != nil {
+		t.Fatal(done, err)
 	}
 	if got := r.due()["password"]; got != actionTryAgain {
 		t.Errorf("rolled back, due is %q", got)

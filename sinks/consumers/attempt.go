@@ -292,15 +292,17 @@ func (c *consumer) rollBack(targets []string) (back, notes []string) {
 	}
 	c.noteRolledBack(wanted)
 	for _, t := range slices.Sorted(maps.Keys(wanted)) {
-		if err := c.cs.cfg.Files.Rollback(t); err != nil {
-			notes = append(notes, fmt.Sprintf("not rolled back: %v", err))
-			delete(wanted, t)
+		c.setRolledBack(t, true) // before it is, as a newer delivery may come just after
+		done, err := c.cs.cfg.Files.Rollback(t, c.tryOf(t))
+		if done {
+			back = append(back, t)
 			continue
 		}
-		back = append(back, t)
-		c.mu.Lock()
-		c.rolledBack[t] = true
-		c.mu.Unlock()
+		if err != nil {
+			notes = append(notes, fmt.Sprintf("not rolled back: %v", err))
+		}
+		c.setRolledBack(t, false)
+		delete(wanted, t)
 	}
 	c.noteRolledBack(wanted)
 	return back, notes
@@ -309,14 +311,25 @@ func (c *consumer) rollBack(targets []string) (back, notes []string) {
 // inPlace reports whether a target has what this try was about, and that was not
 // taken up before.
 func (c *consumer) inPlace(target string) bool {
-	c.mu.Lock()
-	ours, written := c.delivered[target]
-	c.mu.Unlock()
-	if !written {
-		return false
-	}
 	gen, err := c.cs.cfg.Files.Generation(target)
-	return err == nil && gen == ours.generation && !c.takenUp(target, gen)
+	return err == nil && gen == c.tryOf(target) && !c.takenUp(target, gen)
+}
+
+// tryOf is the generation of a target that the try is about; 0 is none that is known.
+func (c *consumer) tryOf(target string) int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.tries[target]
+}
+
+func (c *consumer) setRolledBack(target string, back bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if back {
+		c.rolledBack[target] = true
+	} else {
+		delete(c.rolledBack, target)
+	}
 }
 
 // noteRolledBack writes down what goes back, beside what is back already.

@@ -103,10 +103,10 @@ type Store interface {
 // Files are what the consumers read.
 type Files interface {
 	// Rollback puts the generation of a target back that was there before those
-	// that were not TakenUp, and keeps it there
-	// until Redeliver is called or something new is published. Neither Writing
-	// nor Written is called for it.
-	Rollback(target string) error
+	// that were not TakenUp, and keeps it there until Redeliver is called or
+	// something new is published. Neither Writing nor Written is called for it. It
+	// reports false where something else than what was tried is in place.
+	Rollback(target string, tried int64) (done bool, err error)
 	// Redeliver writes again what was rolled back; Writing and Written are
 	// called for it.
 	Redeliver(target string) error

@@ -28,6 +28,7 @@ type consumer struct {
 	changed    map[string]bool     // guarded by mu: changed targets; true if not only repaired
 	delivered  map[string]delivery // guarded by mu: what was last written to a target
 	rolledBack map[string]bool     // guarded by mu
+	tries      map[string]int64    // guarded by mu: the generations that the try is about
 	untaken    map[string]int64    // guarded by mu: from which generation on what is in a target was not taken up; none is all was
 	busy       bool                // guarded by mu: a try is under way, or it is not known yet what an earlier run has left
 	first      time.Time           // guarded by mu: when changed began to fill
@@ -184,6 +185,9 @@ func (c *consumer) take(changes []Change) {
 			delete(c.rolledBack, ch.Target)
 		}
 		c.changed[ch.Target] = c.changed[ch.Target] || !ch.Repaired
+		if ch.Repaired && c.tries[ch.Target] == c.delivered[ch.Target].generation && c.tries[ch.Target] != 0 { // it is that again
+			c.tries[ch.Target] = ch.Generation
+		}
 		c.delivered[ch.Target] = delivery{ch.Generation, ch.Leaves}
 	}
 	c.wakeUp()
@@ -310,9 +314,16 @@ func (c *consumer) begin() (targets []string) {
 	defer c.mu.Unlock()
 	targets = slices.Concat(slices.Collect(maps.Keys(c.changed)), c.left)
 	slices.Sort(targets)
+	targets = slices.Compact(targets)
 	clear(c.changed)
 	c.left, c.busy = nil, true
-	return slices.Compact(targets)
+	c.tries = map[string]int64{}
+	for _, t := range targets {
+		if d, written := c.delivered[t]; written {
+			c.tries[t] = d.generation
+		}
+	}
+	return targets
 }
 
 // end is the end of what begin began.

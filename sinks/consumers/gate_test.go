@@ -160,7 +160,12 @@ func TestWhatDoesNotWaitForAReload(t *testing.T) {
 		g.publish(t, "pair", "1")
 		time.Sleep(quiet + 10*time.Millisecond)
 		now := time.Since(g.began)
-		if err := errors.Join(g.fs.Rollback(cert), g.fs.Redeliver(cert)); err != nil || g.last("cert") != now {
+		gen, err := g.fs.Generation(cert)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = g.fs.Rollback(cert, gen)
+		if err := errors.Join(err, g.fs.Redeliver(cert)); err != nil || g.last("cert") != now {
 			t.Errorf("a roll-back and its end: at %v, %v", g.last("cert"), err)
 		}
 		if err := os.WriteFile(cert, []byte("edited"), 0o600); err != nil {

@@ -64,15 +64,15 @@ func newFiles() *memFiles {
 	return &memFiles{back: map[string]bool{}, newest: map[string]int64{}, held: map[string]string{}, leaves: map[string][][]byte{}}
 }
 
-func (f *memFiles) Rollback(target string) error {
+func (f *memFiles) Rollback(target string, _ int64) (bool, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.noneLeft {
-		return errors.New("there is no previous generation")
+		return false, errors.New("there is no previous generation")
 	}
 	f.calls = append(f.calls, "rollback "+target)
 	f.back[target] = true
-	return nil
+	return true, nil
 }
 
 func (f *memFiles) Redeliver(target string) error {

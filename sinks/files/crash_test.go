@@ -162,7 +162,7 @@ func TestAFileIsThereWhileItsPreviousIsKept(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Errorf("a reader found nothing: %v", err)
 	}
-	if err := f.Rollback(path); err != nil || !holds(path, passwordOf(both(998)), 0o600) {
+	if err := rollBack(f, path); err != nil || !holds(path, passwordOf(both(998)), 0o600) {
 		t.Errorf("the previous one is not what is kept: %v", err)
 	}
 }

@@ -55,7 +55,7 @@ func TestARollBackLeadsToWhatWasTakenUpLast(t *testing.T) {
 			t.Helper()
 			text := passwordOf(both(want))
 			for _, path := range paths {
-				if err := fs.Rollback(path); err != nil {
+				if err := rollBack(fs, path); err != nil {
 					t.Fatalf("%s, restarted=%v: %v", when, restarted, err)
 				}
 			}
@@ -139,7 +139,7 @@ func TestASetKeepsWhatWasTakenUp(t *testing.T) {
 		}
 	}
 	eventually(t, readerGrace+3*time.Second, "what was refused goes", func() bool { return len(generations(t, dir)) == 2 })
-	if err := r.Rollback(filepath.Join(dir, "tls")); err != nil {
+	if err := rollBack(r, filepath.Join(dir, "tls")); err != nil {
 		t.Fatal(err)
 	}
 	if now, err := r.Generation(filepath.Join(dir, "tls")); err != nil || now != first {
@@ -188,7 +188,7 @@ func TestNothingThatIsRevokedStays(t *testing.T) {
 			if why, err := r.Revives(path); err != nil || !slices.Equal(why, []string{"the previous certificate web is revoked"}) {
 				t.Errorf("%s: revives %v, %v", path, why, err)
 			}
-			if err := r.Rollback(path); !errors.Is(err, ErrNoPrevious) {
+			if err := rollBack(r, path); !errors.Is(err, ErrNoPrevious) {
 				t.Errorf("%s: rolled back: %v", path, err)
 			}
 		}
@@ -198,7 +198,7 @@ func TestNothingThatIsRevokedStays(t *testing.T) {
 			if why, err := r.Revives(path); err != nil || why != nil {
 				t.Errorf("%s: revives %v, %v", path, why, err)
 			}
-			if err := r.Rollback(path); err != nil {
+			if err := rollBack(r, path); err != nil {
 				t.Errorf("%s: not rolled back: %v", path, err)
 			}
 		}

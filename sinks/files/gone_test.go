@@ -123,7 +123,7 @@ func TestWhatIsConfiguredKeepsWhatItHas(t *testing.T) {
 		if after := g.holding("version 2"); before != 2 || after != 1 {
 			t.Errorf("%d of it, and %d before", after, before)
 		}
-		if err := errors.Join(fs.PublishSecret(db("4", "version 4")), fs.Rollback(g.path("pw"))); err != nil {
+		if err := errors.Join(fs.PublishSecret(db("4", "version 4")), rollBack(fs, g.path("pw"))); err != nil {
 			t.Error(err)
 		}
 		// A set in the place of the file has nothing of it.

@@ -246,7 +246,7 @@ func TestAFileSystemThatHangsInAWriteKeepsNobodyWaiting(t *testing.T) {
 		t.Errorf("%d goroutines more wait", n-before)
 	}
 	for what, f := range map[string]func() error{
-		"roll-back": func() error { return r.Rollback(r.paths[1]) },
+		"roll-back": func() error { return rollBack(r, r.paths[1]) },
 		"reading":   func() error { _, err := r.Read(r.paths[1], ""); return err },
 		"wanted":    func() error { _, err := r.Wanted(r.paths[1]); return err },
 		"revives":   func() error { _, err := r.Revives(r.paths[1]); return err },
@@ -291,7 +291,7 @@ func TestARollBackThatComesTooLateIsNone(t *testing.T) {
 	}
 	freeze()
 	for _, st := range r.Status() {
-		if err := promptly(t, "roll-back", func() error { return r.Rollback(st.Path) }); !unanswered(err) {
+		if err := promptly(t, "roll-back", func() error { return rollBack(r, st.Path) }); !unanswered(err) {
 			t.Errorf("%s: %v", st.Path, err)
 		}
 	}

@@ -46,7 +46,7 @@ func TestARollBackOutlivesTheProcess(t *testing.T) {
 		if wanted[target], err = fs.Wanted(target); err != nil || wanted[target] == "" {
 			t.Fatalf("wanted %q, %v", wanted[target], err)
 		}
-		if err := fs.Rollback(target); err != nil {
+		if err := rollBack(fs, target); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -68,7 +68,7 @@ func TestARollBackOutlivesTheProcess(t *testing.T) {
 	if err := errors.Join(fs.Redeliver(path), fs.Redeliver(set)); err != nil || !at(2) {
 		t.Errorf("not delivered again: %v", err)
 	}
-	if err := errors.Join(fs.Rollback(path), fs.Rollback(set)); err != nil || !at(1) {
+	if err := errors.Join(rollBack(fs, path), rollBack(fs, set)); err != nil || !at(1) {
 		t.Fatal("not rolled back again", err)
 	}
 	if err := held(0o640).PublishSecret(both(2)); err != nil || !holds(path, passwordOf(both(2)), 0o640) {
@@ -193,7 +193,7 @@ func TestDriftOfARollBackIsRepairedWithinASecond(t *testing.T) {
 				}
 				r := &rig{Files: fs}
 				if restarted {
-					if err := errors.Join(fs.PublishSecret(both(1)), fs.PublishSecret(both(2)), fs.Rollback(path), fs.Rollback(set)); err != nil {
+					if err := errors.Join(fs.PublishSecret(both(1)), fs.PublishSecret(both(2)), rollBack(fs, path), rollBack(fs, set)); err != nil {
 						t.Fatal(err)
 					}
 					wanted, err := fs.Wanted(path)
@@ -204,7 +204,7 @@ func TestDriftOfARollBackIsRepairedWithinASecond(t *testing.T) {
 					}
 				} else {
 					r = startWith(t, cfg)
-					if err := errors.Join(r.PublishSecret(both(1)), r.PublishSecret(both(2)), r.Rollback(path), r.Rollback(set)); err != nil {
+					if err := errors.Join(r.PublishSecret(both(1)), r.PublishSecret(both(2)), rollBack(r, path), rollBack(r, set)); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -243,7 +243,7 @@ func TestDriftOfARollBackIsRepairedWithinASecond(t *testing.T) {
 				if err := errors.Join(r.Redeliver(path), r.Redeliver(set)); err != nil || !holds(path, passwordOf(both(2)), 0o600) || !holds(set+"/password", passwordOf(both(2)), 0o640) {
 					t.Errorf("not delivered again: %v", err)
 				}
-				if err := errors.Join(r.Rollback(path), r.Rollback(set)); err == nil && !holds(path, want, 0o600) || !holds(set+"/password", want, 0o640) {
+				if err := errors.Join(rollBack(r, path), rollBack(r, set)); err == nil && !holds(path, want, 0o600) || !holds(set+"/password", want, 0o640) {
 					t.Errorf("not rolled back again: %v", err)
 				}
 			})
@@ -259,7 +259,7 @@ func TestARollBackHasItsModeAgain(t *testing.T) {
 	if err := errors.Join(r.PublishSecret(both(1)), r.PublishSecret(both(2)), os.Chmod(filepath.Join(dir, prevPrefix+"pw"), 0o666)); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Rollback(path); err != nil || !holds(path, passwordOf(both(1)), 0o600) {
+	if err := rollBack(r, path); err != nil || !holds(path, passwordOf(both(1)), 0o600) {
 		t.Errorf("not put back with its mode: %v", err)
 	}
 }
@@ -340,7 +340,7 @@ func TestDriftOfARollBackThatTheAgentMayNotRead(t *testing.T) {
 		return st
 	}
 	fs := begin()
-	if err := errors.Join(fs.PublishSecret(db("1", "one")), fs.PublishSecret(db("2", "two or more")), fs.Rollback(path)); err != nil {
+	if err := errors.Join(fs.PublishSecret(db("1", "one")), fs.PublishSecret(db("2", "two or more")), rollBack(fs, path)); err != nil {
 		t.Fatal(err)
 	}
 	before := stat()

@@ -116,7 +116,7 @@ func TestFullDiskUnderAMountKeepsTheLastGoodFile(t *testing.T) {
 			if err := r.PublishSecret(db("2", text("2", 40000))); err != nil || !holds(path, text("2", 40000), 0o600) {
 				t.Errorf("not written once there is room: %v", err)
 			}
-			if err := r.Rollback(path); err != nil || !holds(path, text("1", 3000), 0o600) {
+			if err := rollBack(r, path); err != nil || !holds(path, text("1", 3000), 0o600) {
 				t.Errorf("what was kept is not what was in it last: %v", err)
 			}
 		})
@@ -145,7 +145,7 @@ func TestHalfWrittenIsNotKept(t *testing.T) {
 	if err := f.PublishSecret(db("3", "third")); err != nil || !holds(path, "third", 0o600) {
 		t.Fatalf("not written after a crash: %v", err)
 	}
-	if err := f.Rollback(path); err != nil || !holds(path, "first", 0o600) {
+	if err := rollBack(f, path); err != nil || !holds(path, "first", 0o600) {
 		t.Errorf("rolled back to something else than the last good one: %v", err)
 	}
 }
@@ -232,7 +232,7 @@ func TestUnmountedIsNotWrittenInPlace(t *testing.T) {
 	if _, err := os.Lstat(filepath.Join(dir, markPrefix+"pw")); err == nil {
 		t.Error("the marker is still there")
 	}
-	if err := f.Rollback(path); err != nil || !holds(path, "second", 0o600) {
+	if err := rollBack(f, path); err != nil || !holds(path, "second", 0o600) {
 		t.Errorf("not rolled back: %v", err)
 	}
 	if err := os.Remove(path); err != nil {

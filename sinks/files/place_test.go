@@ -53,7 +53,7 @@ func TestMountIsWrittenInPlace(t *testing.T) {
 	if _, err := os.Stat(marker); !os.IsNotExist(err) {
 		t.Errorf("the marker is left: %v", err)
 	}
-	if err := r.Rollback(path); err != nil || !holds(path, "a longer one", 0o640) {
+	if err := rollBack(r, path); err != nil || !holds(path, "a longer one", 0o640) {
 		t.Errorf("not rolled back: %v", err)
 	}
 
@@ -256,7 +256,7 @@ func TestPlantedLinksAreNotFollowed(t *testing.T) {
 			t.Errorf("not written: %v", err)
 		}
 	}
-	if err := r.Rollback(path); err != nil || !holds(path, "1", 0o600) {
+	if err := rollBack(r, path); err != nil || !holds(path, "1", 0o600) {
 		t.Errorf("not rolled back: %v", err)
 	}
 	if !holds(victim, "precious", 0o600) {

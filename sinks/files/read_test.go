@@ -45,7 +45,7 @@ func TestNothingButWhatWasDeliveredIsRead(t *testing.T) {
 				}
 				reads(s, "delivered")
 			}
-			if err := fs.Rollback(path); err != nil {
+			if err := rollBack(fs, path); err != nil {
 				t.Fatal(err)
 			}
 			reads("one", "rolled back")

@@ -13,36 +13,44 @@ import (
 // ErrNoPrevious means that there is nothing to roll back to.
 var ErrNoPrevious = errors.New("nothing previous is kept")
 
-// Rollback puts the previous generation of a target back. It is what should be in
+// errReplaced means that what did not work is not in place any more.
+var errReplaced = errors.New("something else was delivered meanwhile")
+
+// Rollback puts the previous generation of a target back if the one in place is the
+// one that was tried, and reports whether it did. It is what should be in
 // place then, and put right when somebody changes it, until something else is
 // wanted or Redeliver is called. The hooks are not called for all that.
-func (fs *Files) Rollback(path string) error {
+func (fs *Files) Rollback(path string, tried int64) (done bool, err error) {
 	t, err := fs.target(path)
 	if err != nil {
-		return err
+		return false, err
 	}
-	if err := fs.rollback(t); err != nil {
+	err = fs.rollback(t, tried)
+	if errors.Is(err, errReplaced) {
+		return false, nil
+	}
+	if err != nil {
 		if e, ok := errors.AsType[*Error](err); ok {
-			return e
+			return false, e
 		}
-		return &Error{Path: t.path, Op: "roll back", Err: err, Remedy: t.remedy(err)}
+		return false, &Error{Path: t.path, Op: "roll back", Err: err, Remedy: t.remedy(err)}
 	}
 	fs.check(t) // who may read it may have been changed while it lay there
-	return nil
+	return true, nil
 }
 
-func (fs *Files) rollback(t *target) error {
+func (fs *Files) rollback(t *target, tried int64) error {
 	return t.attend(func(s *stint) error {
 		defer t.show()
 		b := &batch{fs: fs, dirs: map[string]*dir{}, stint: s}
 		defer b.close()
-		return t.rollBack(b)
+		return t.rollBack(b, tried)
 	})
 }
 
 // rollBack is for Rollback. Once nobody waits for it any more it leaves the target
 // as it is, or has it put right.
-func (t *target) rollBack(b *batch) error {
+func (t *target) rollBack(b *batch, tried int64) error {
 	d, err := b.dir(t)
 	if err != nil {
 		return err
@@ -52,6 +60,11 @@ func (t *target) rollBack(b *batch) error {
 			return errUnanswered
 		}
 		return nil
+	}
+	if gen, err := t.onDisk(d); err != nil {
+		return err
+	} else if gen != tried {
+		return errReplaced
 	}
 	if t.set != nil {
 		err = t.rollbackSet(d)

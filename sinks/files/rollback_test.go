@@ -23,7 +23,7 @@ func TestRollbackAfterAStart(t *testing.T) {
 	}
 	rollsBackTo := func(r *Files, n int, when string) {
 		t.Helper()
-		if err := r.Rollback(tls); err != nil {
+		if err := rollBack(r, tls); err != nil {
 			t.Fatal(err)
 		}
 		want := passwordOf(both(n))
@@ -86,13 +86,13 @@ func TestAKillBetweenTwoRenamesKeepsThePrevious(t *testing.T) {
 	if f, err = New(cfg); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.Rollback(path); !errors.Is(err, ErrNoPrevious) || !holds(path, passwordOf(both(2)), 0o600) {
+	if err := rollBack(f, path); !errors.Is(err, ErrNoPrevious) || !holds(path, passwordOf(both(2)), 0o600) {
 		t.Errorf("rolled back to what was never in the file: %v", err)
 	}
 	if err := f.PublishSecret(both(3)); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.Rollback(path); err != nil || !holds(path, passwordOf(both(2)), 0o600) {
+	if err := rollBack(f, path); err != nil || !holds(path, passwordOf(both(2)), 0o600) {
 		t.Errorf("not rolled back to what was in it last: %v", err)
 	}
 }
@@ -114,7 +114,7 @@ func TestAFileIsDeliveredWhereNothingCanBeKept(t *testing.T) {
 			t.Errorf("told of %d deliveries, want %d", written, n)
 		}
 	}
-	if err := r.Rollback(path); !errors.Is(err, ErrNoPrevious) {
+	if err := rollBack(r, path); !errors.Is(err, ErrNoPrevious) {
 		t.Errorf("rolled back: %v", err)
 	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 2 {
@@ -135,5 +135,54 @@ func TestWhatIsNotKeptAnyMoreGoes(t *testing.T) {
 	eventually(t, 5*time.Second, "it goes", func() bool { left, err := os.ReadDir(dir); return err == nil && len(left) == 1 })
 	if !holds(path, passwordOf(both(2)), 0o600) {
 		t.Error("the file has gone as well")
+	}
+}
+
+// rollBack rolls a target back, whatever is in place.
+func rollBack(fs interface {
+	Generation(path string) (int64, error)
+	Rollback(path string, tried int64) (bool, error)
+}, path string) error {
+	gen, err := fs.Generation(path)
+	if err != nil {
+		return err
+	}
+	_, err = fs.Rollback(path, gen)
+	return err
+}
+
+// What was delivered after the try that failed stays: nobody has tried it yet.
+func TestARollBackTakesOnlyWhatWasTried(t *testing.T) {
+	for _, target := range []string{"file", "set"} {
+		dir := tempDir(t)
+		path := filepath.Join(dir, target)
+		cfg := Config{Files: []File{{Path: path, Secret: "db", Field: "password", KeepPrevious: true}}}
+		if target == "set" {
+			cfg = Config{Sets: []Set{{Dir: path, Keep: 2, Entries: []File{{Path: "pw", Secret: "db", Field: "password"}}}}}
+		}
+		fs, err := New(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var gens []int64
+		for n := 1; n < 4; n++ {
+			if err := fs.PublishSecret(db(strconv.Itoa(n), strconv.Itoa(n))); err != nil {
+				t.Fatal(err)
+			}
+			gen, err := fs.Generation(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			gens = append(gens, gen)
+		}
+		if done, err := fs.Rollback(path, gens[1]); done || err != nil {
+			t.Errorf("%s: what nobody has tried was rolled back: %v, %v", target, done, err)
+		}
+		if gen, err := fs.Generation(path); err != nil || gen != gens[2] {
+			t.Errorf("%s: generation %d, %v, want %d", target, gen, err, gens[2])
+		}
+		if done, err := fs.Rollback(path, gens[2]); !done || err != nil {
+			t.Errorf("%s: not rolled back: %v, %v", target, done, err)
+		}
 	}
 }

@@ -210,7 +210,7 @@ func TestDriftOfASetIsRepairedWithinASecond(t *testing.T) {
 			if len(r.drifted) != 1 || r.drifted[0].What != tt.what || r.drifted[0].Path != set+tt.at || r.drifted[0].Target != set {
 				t.Errorf("told of %+v, want %s of %s once", r.drifted, tt.what, set+tt.at)
 			}
-			if err := r.Rollback(set); !errors.Is(err, ErrNoPrevious) {
+			if err := rollBack(r, set); !errors.Is(err, ErrNoPrevious) {
 				t.Errorf("what somebody else has changed can be rolled back to: %v", err)
 			}
 		})
@@ -303,10 +303,10 @@ func TestRollback(t *testing.T) {
 	if err := r.PublishSecret(both(1)); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Rollback(set); !errors.Is(err, ErrNoPrevious) {
+	if err := rollBack(r, set); !errors.Is(err, ErrNoPrevious) {
 		t.Errorf("nothing previous: %v", err)
 	}
-	if err := r.Rollback(file); !errors.Is(err, ErrNoPrevious) {
+	if err := rollBack(r, file); !errors.Is(err, ErrNoPrevious) {
 		t.Errorf("nothing previous: %v", err)
 	}
 	first, err := r.Generation(file)
@@ -324,10 +324,10 @@ func TestRollback(t *testing.T) {
 		u, p, err := readSet(set)
 		return err == nil && u == text(n) && p == text(n) && holds(file, text(n), 0o640)
 	}
-	if err := errors.Join(r.Rollback(set), r.Rollback(file)); err != nil || !at(1) {
+	if err := errors.Join(rollBack(r, set), rollBack(r, file)); err != nil || !at(1) {
 		t.Fatalf("not rolled back: %v", err)
 	}
-	if err := r.Rollback(plain); !errors.Is(err, ErrNoPrevious) {
+	if err := rollBack(r, plain); !errors.Is(err, ErrNoPrevious) {
 		t.Errorf("a file without KeepPrevious has one: %v", err)
 	}
 	if gen, err := r.Generation(file); err != nil || gen != first {
@@ -348,7 +348,7 @@ func TestRollback(t *testing.T) {
 	if err := errors.Join(r.Redeliver(set), r.Redeliver(file)); err != nil || !at(2) {
 		t.Errorf("not delivered again: %v", err)
 	}
-	if err := errors.Join(r.Rollback(set), r.Rollback(file)); err != nil || !at(1) {
+	if err := errors.Join(rollBack(r, set), rollBack(r, file)); err != nil || !at(1) {
 		t.Fatalf("not rolled back again: %v", err)
 	}
 	if err := r.PublishSecret(both(3)); err != nil || !at(3) {
@@ -424,7 +424,7 @@ func TestSetTakesOverADirectory(t *testing.T) {
 		u, _, err := readSet(set)
 		return err == nil && strings.HasPrefix(u, "1")
 	})
-	if err := r.Rollback(set); err != nil || !holds(filepath.Join(set, "user"), "by hand", 0o600) {
+	if err := rollBack(r, set); err != nil || !holds(filepath.Join(set, "user"), "by hand", 0o600) {
 		t.Errorf("what was there is not back: %v", err)
 	}
 }
@@ -455,7 +455,7 @@ func TestAKillWhileADirectoryIsTakenOver(t *testing.T) {
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 2 {
 		t.Errorf("left: %v, %v", left, err)
 	}
-	if err := f.Rollback(set); err != nil || !holds(filepath.Join(set, "password"), "by hand", 0o600) {
+	if err := rollBack(f, set); err != nil || !holds(filepath.Join(set, "password"), "by hand", 0o600) {
 		t.Errorf("what was there is not back: %v", err)
 	}
 }
