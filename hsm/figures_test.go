@@ -34,8 +34,8 @@ import (
 // that a change of the machine's speed, which is more than what is measured, falls on
 // both: the ratio is the median of those of the rounds.
 const (
-	signRounds  = 31
-	signTime    = 200 * time.Millisecond
+	signRounds  = 15
+	signTime    = 500 * time.Millisecond
 	killRounds  = 7
 	manyCallers = 16
 )
