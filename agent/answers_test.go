@@ -125,24 +125,31 @@ func TestTimeOverIsTheSocketsMatter(t *testing.T) {
 	}
 }
 
+// madeAgent is an agent of a configuration, which does not run.
+func madeAgent(t *testing.T, text string) (*Agent, *store.Store) {
+	t.Helper()
+	cfg, _, err := checked(t, text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := store.Open(cfg.StatePath())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := newAgent(cfg, Options{Log: slog.New(slog.DiscardHandler)}, st)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a, st
+}
+
 // While nothing can be recorded everything is refused: readyz and status say so
 // both, and both say that it is over.
 func TestNotReadyWhileTheAuditRefuses(t *testing.T) {
 	for on, allow := range map[string]bool{"refuse": false, "allow": true} {
-		cfg, _, err := checked(t, fmt.Sprintf(`audit: {file: /dev/full, on_failure: %s}
+		a, st := madeAgent(t, fmt.Sprintf(`audit: {file: /dev/full, on_failure: %s}
 policy: [{callers: {users: [%d]}, allow: {admin: true}}]
 `, on, os.Getuid()))
-		if err != nil {
-			t.Fatal(err)
-		}
-		st, err := store.Open(cfg.StatePath())
-		if err != nil {
-			t.Fatal(err)
-		}
-		a, err := newAgent(cfg, Options{Log: slog.New(slog.DiscardHandler)}, st)
-		if err != nil {
-			t.Fatal(err)
-		}
 		a.tokens, a.identities = nil, nil // all else is well
 		close(a.opened)
 		s := serveSocket(t, a.socket)
@@ -190,18 +197,7 @@ func TestKeysInFilesAreNotListed(t *testing.T) {
 
 // The agent gives administrators its audit, as it is while it is written.
 func TestTheAuditIsGivenWhole(t *testing.T) {
-	cfg, _, err := checked(t, fmt.Sprintf("policy: [{callers: {users: [%d]}, allow: {admin: true}}]\n", os.Getuid()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	st, err := store.Open(cfg.StatePath())
-	if err != nil {
-		t.Fatal(err)
-	}
-	a, err := newAgent(cfg, Options{Log: slog.New(slog.DiscardHandler)}, st)
-	if err != nil {
-		t.Fatal(err)
-	}
+	a, st := madeAgent(t, fmt.Sprintf("policy: [{callers: {users: [%d]}, allow: {admin: true}}]\n", os.Getuid()))
 	s := serveSocket(t, a.socket)
 	defer func() {
 		if err := errors.Join(a.audit.Close(), st.Close()); err != nil {

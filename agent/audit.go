@@ -36,12 +36,7 @@ type auditSigner struct {
 }
 
 // key is the newest key for the audit, made if there is none.
-func (s *auditSigner) key(ctx context.Context) (*hsm.Key, hsm.LedgerKey, error) {
-	var newest hsm.LedgerKey
-	token, err := s.token()
-	if err != nil {
-		return nil, newest, err
-	}
+func (s *auditSigner) key(ctx context.Context, token *hsm.Token) (key *hsm.Key, newest hsm.LedgerKey, err error) {
 	for _, k := range token.Keys() {
 		if k.Name == auditKeyName && (k.State == hsm.Intended || k.State == hsm.Live) && k.Generation > newest.Generation {
 			newest = k
@@ -52,20 +47,22 @@ func (s *auditSigner) key(ctx context.Context) (*hsm.Key, hsm.LedgerKey, error) 
 			return nil, newest, err
 		}
 	}
-	key, err := token.Ensure(ctx, newest.ID)
+	key, err = token.Ensure(ctx, newest.ID)
 	return key, newest, err
 }
 
 // sign is an access.SignFunc.
 func (s *auditSigner) sign(ctx context.Context, digest [sha256.Size]byte) ([]byte, string, error) {
-	if token, err := s.token(); err != nil {
+	token, err := s.token()
+	if err != nil {
 		return nil, "", err
-	} else if !token.Status().Open {
+	}
+	if !token.Status().Open {
 		return nil, "", errors.New("the token is not open")
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	key, name, err := s.published(ctx)
+	key, name, err := s.published(ctx, token)
 	if err != nil {
 		return nil, "", err
 	}
@@ -75,8 +72,8 @@ func (s *auditSigner) sign(ctx context.Context, digest [sha256.Size]byte) ([]byt
 
 // published is the key, whose public half lies beside the audit, and its name.
 // The caller holds mu.
-func (s *auditSigner) published(ctx context.Context) (*hsm.Key, string, error) {
-	key, k, err := s.key(ctx)
+func (s *auditSigner) published(ctx context.Context, token *hsm.Token) (*hsm.Key, string, error) {
+	key, k, err := s.key(ctx, token)
 	if err != nil {
 		return nil, "", err
 	}
@@ -93,21 +90,25 @@ func (s *auditSigner) published(ctx context.Context) (*hsm.Key, string, error) {
 // prepare makes the key, so that no signature waits for that: the first may be
 // made while the agent stops, which has no time for it.
 func (s *auditSigner) prepare(ctx context.Context) error {
+	token, err := s.token()
+	if err != nil {
+		return err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, _, err := s.published(ctx)
+	_, _, err = s.published(ctx, token)
 	return err
 }
 
 // info is the key as the socket shows it.
 func (s *auditSigner) info(ctx context.Context) (socket.KeyInfo, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	_, k, err := s.key(ctx)
+	token, err := s.token()
 	if err != nil {
 		return socket.KeyInfo{}, err
 	}
-	token, err := s.token()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, k, err := s.key(ctx, token)
 	if err != nil {
 		return socket.KeyInfo{}, err
 	}

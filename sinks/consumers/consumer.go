@@ -185,7 +185,7 @@ func (c *consumer) take(changes []Change) {
 			delete(c.rolledBack, ch.Target)
 		}
 		c.changed[ch.Target] = c.changed[ch.Target] || !ch.Repaired
-		if ch.Repaired && c.tries[ch.Target] == c.delivered[ch.Target].generation && c.tries[ch.Target] != 0 { // it is that again
+		if tried, is := c.tries[ch.Target]; is && ch.Repaired && tried == c.delivered[ch.Target].generation { // it is that again
 			c.tries[ch.Target] = ch.Generation
 		}
 		c.delivered[ch.Target] = delivery{ch.Generation, ch.Leaves}
